@@ -1,0 +1,59 @@
+"""The embedding contract of UME-R1: items, modes, results, signatures, limits, errors, plugins.
+
+Imports neither torch nor transformers.
+"""
+
+from ume_core.embedder import Embedder, Sampling
+from ume_core.errors import (
+    CheckpointError,
+    EngineUnavailable,
+    InvalidItem,
+    InvalidOption,
+    LimitExceeded,
+    MediaError,
+    ModeNotSupported,
+    PluginError,
+    PolicyViolation,
+    SignatureMismatch,
+    UmeError,
+)
+from ume_core.items import Image, Item, ItemLike, Text, Video, as_item, as_items
+from ume_core.limits import Limits, Policy
+from ume_core.loading import LoadOptions
+from ume_core.prompts import PROMPTS, Prompt
+from ume_core.results import EmbeddingResult, Record, Sample, similarity
+from ume_core.signature import Mode, Signature
+
+__all__ = [
+    "PROMPTS",
+    "CheckpointError",
+    "Embedder",
+    "EmbeddingResult",
+    "EngineUnavailable",
+    "Image",
+    "InvalidItem",
+    "InvalidOption",
+    "Item",
+    "ItemLike",
+    "LimitExceeded",
+    "Limits",
+    "LoadOptions",
+    "MediaError",
+    "Mode",
+    "ModeNotSupported",
+    "PluginError",
+    "Policy",
+    "PolicyViolation",
+    "Prompt",
+    "Record",
+    "Sample",
+    "Sampling",
+    "Signature",
+    "SignatureMismatch",
+    "Text",
+    "UmeError",
+    "Video",
+    "as_item",
+    "as_items",
+    "similarity",
+]

@@ -1,0 +1,150 @@
+"""The protocol every engine fulfils and every adapter talks to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
+
+from ume_core.errors import InvalidItem, InvalidOption, ModeNotSupported, UmeError
+from ume_core.items import Item, ItemLike, as_item, check_batch, with_instruction
+from ume_core.results import EmbeddingResult
+from ume_core.signature import Mode, Signature, check_mode
+
+OnError: TypeAlias = Literal["raise", "record"]
+Progress: TypeAlias = Callable[[int, int], None]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Repeated sampling in gen mode; leave it out for greedy decoding.
+
+    Attributes:
+        n: generations per item.
+        temperature, top_p, top_k: as usual; top_k 0 keeps all tokens.
+        seed: every item's own generator starts from it, so that an item's samples depend neither
+            on its place in the list nor on its batch.
+    """
+
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise InvalidOption(f"sampling n is {self.n}", fix="ask for at least one sample")
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise InvalidOption(
+                f"sampling temperature is {self.temperature}",
+                fix="pass a positive number, or no sampling for greedy",
+            )
+        if not 0 < self.top_p <= 1:
+            raise InvalidOption(f"sampling top_p is {self.top_p}", fix="pass a value in (0, 1]")
+        if self.top_k < 0:
+            raise InvalidOption(f"sampling top_k is {self.top_k}", fix="pass 0 or more")
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """Turns items into vectors.
+
+    Promises: vectors are float32, L2-normalised, in input order; an item's vector does not depend
+    on its batch-mates (the engine states the tolerance of its dtype); greedy unless `sampling` is
+    given; nothing falls back silently.
+    """
+
+    @property
+    def name(self) -> str:
+        """The engine's name, as in `ume plugins`."""
+        ...
+
+    @property
+    def modes(self) -> frozenset[Mode]:
+        """Modes it can serve."""
+        ...
+
+    @property
+    def dimensions(self) -> int:
+        """Length of a vector."""
+        ...
+
+    def signature(self, mode: Mode) -> Signature:
+        """The signature of vectors of this mode."""
+        ...
+
+    def embed(
+        self,
+        items: Sequence[ItemLike],
+        *,
+        mode: Mode = "disc",
+        instruction: str | None = None,
+        sampling: Sampling | None = None,
+        max_new_tokens: int | None = None,
+        on_error: OnError = "raise",
+        progress: Progress | None = None,
+    ) -> EmbeddingResult:
+        """Embed a list of items.
+
+        Args:
+            items: any spelling `as_item` accepts.
+            mode: `disc`, `gen` or `both`.
+            instruction: task instruction for items that have none of their own.
+            sampling: repeated sampling (gen and both only).
+            max_new_tokens: budget of gen; None takes `Limits.new_tokens`.
+            on_error: `record` turns a bad item into a failed record and keeps the others.
+            progress: called with (done, total) as items finish.
+
+        Raises:
+            UmeError: see `ume_core.errors`; the message names the item and the fix.
+        """
+        ...
+
+
+def require_mode(mode: str, modes: frozenset[Mode], engine: str) -> Mode:
+    """`mode`, if the engine has it.
+
+    Raises:
+        InvalidOption: no such mode. ModeNotSupported: not on this engine.
+    """
+    known = check_mode(mode)
+    if known not in modes:
+        raise ModeNotSupported(
+            f"the {engine} engine has no {known} mode, only {', '.join(sorted(modes))}",
+            fix='load the model with engine="torch" for gen',
+        )
+    return known
+
+
+def prepare_items(
+    values: Sequence[ItemLike],
+    prepare: Callable[[Item], T],
+    *,
+    instruction: str | None,
+    on_error: OnError,
+    first: int = 0,
+) -> list[T | UmeError]:
+    """Parse and prepare every item; with `record`, a bad one becomes its error.
+
+    `first` is the index of `values[0]` in the caller's list, for error messages.
+
+    Raises:
+        InvalidItem: the list is empty or no list. UmeError: the first bad item's, unless recorded.
+    """
+    check_batch(values)
+    if on_error not in ("raise", "record"):
+        raise InvalidOption(f"unknown on_error {on_error!r}", fix="use 'raise' or 'record'")
+    if not values:
+        raise InvalidItem("the list of items is empty", fix="pass at least one item")
+    out: list[T | UmeError] = []
+    for index, value in enumerate(values, first):
+        try:
+            out.append(prepare(with_instruction(as_item(value), instruction)))
+        except UmeError as error:
+            if on_error == "raise":
+                raise error.at(index) from error.__cause__
+            out.append(error)
+    return out

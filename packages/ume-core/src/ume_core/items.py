@@ -1,0 +1,310 @@
+"""What can be embedded: text, images, videos and any mix of them.
+
+An `Item` is an ordered sequence of parts plus an optional task instruction. `as_item` accepts the
+spellings users already have (`str`, PIL images, paths, arrays, dicts, Qwen chat messages).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image as PILImage
+
+from ume_core.errors import InvalidItem
+from ume_core.prompts import strip_recipe_suffix
+from ume_core.sizes import FrameSampling, VideoBudget
+
+Array: TypeAlias = npt.NDArray[Any]
+MediaSource: TypeAlias = "str | Path | bytes | PILImage.Image | Array"
+
+IMAGE_SUFFIXES = frozenset(
+    ".png .jpg .jpeg .webp .gif .bmp .tif .tiff .ppm .pgm .avif .ico".split()
+)
+VIDEO_SUFFIXES = frozenset(".mp4 .mkv .webm .mov .avi .m4v .mpg .mpeg .ogv".split())
+
+
+@dataclass(frozen=True)
+class Text:
+    """Plain text. Special tokens typed in it are ordinary characters."""
+
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """One picture.
+
+    Args:
+        source: a path, `file://`, `http(s)://` or `data:` URL, the file's bytes, a PIL image, or an
+            array of shape (H, W), (H, W, 1|3|4): uint8, or float in [0, 1].
+        min_pixels, max_pixels: bounds of height x width after resizing; None takes the engine's.
+        resized_height, resized_width: the size wanted, in pixels, instead of the bounds.
+    """
+
+    source: MediaSource
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    resized_height: int | None = None
+    resized_width: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Video:
+    """One video, or a list of frames that stand for one.
+
+    Args:
+        source: a path, URL or the file's bytes; or frames, as a list of image sources or an array
+            of shape (T, H, W, 3).
+        fps: frames a second to take from a file (default 2). Not together with `nframes`.
+        nframes: frames to take from a file, spread evenly.
+        min_frames, max_frames: bounds of the count when `fps` decides.
+        min_pixels, max_pixels: bounds per frame; `total_pixels`: bound over all frames.
+        resized_height, resized_width: the size wanted, in pixels, instead of the bounds.
+        video_start, video_end: seconds; the part of a file to take frames from.
+        sample_fps: frames a second that a frame list was sampled at (default 2; Qwen2.5-VL's
+            positions depend on it).
+    """
+
+    source: MediaSource | Sequence[MediaSource]
+    fps: float | None = None
+    nframes: int | None = None
+    min_frames: int | None = None
+    max_frames: int | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    total_pixels: int | None = None
+    resized_height: int | None = None
+    resized_width: int | None = None
+    video_start: float | None = None
+    video_end: float | None = None
+    sample_fps: float | None = None
+
+    @property
+    def sampling(self) -> FrameSampling:
+        """The part of the options that says which frames are taken."""
+        return FrameSampling(self.fps, self.nframes, self.min_frames, self.max_frames)
+
+    @property
+    def budget(self) -> VideoBudget:
+        """The part of the options that bounds pixels."""
+        return VideoBudget(self.min_pixels, self.max_pixels, self.total_pixels)
+
+    @property
+    def frames(self) -> list[MediaSource] | None:
+        """The frames' sources when the video is given as frames, else None."""
+        if isinstance(self.source, np.ndarray):
+            return list(self.source)
+        if isinstance(self.source, (str, Path, bytes, PILImage.Image)):
+            return None
+        return list(self.source)
+
+
+Part: TypeAlias = "Text | Image | Video"
+ItemLike: TypeAlias = (
+    "Item | Part | str | Path | PILImage.Image | Array | Mapping[str, Any] | Sequence[Any]"
+)
+
+_IMAGE_OPTIONS = frozenset(f.name for f in fields(Image)) - {"source"}
+_VIDEO_OPTIONS = frozenset(f.name for f in fields(Video)) - {"source"}
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to embed: parts in order, and the task instruction that precedes their text."""
+
+    parts: tuple[Part, ...]
+    instruction: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise InvalidItem("the item is empty", fix="give it at least one text, image or video")
+        has_media = any(not isinstance(p, Text) for p in self.parts)
+        if not has_media and not self.text.strip():
+            raise InvalidItem("the text is empty", fix="pass a non-empty string, or drop the item")
+
+    @property
+    def text(self) -> str:
+        """All text parts, joined as the chat template joins them (nothing in between)."""
+        return "".join(p.text for p in self.parts if isinstance(p, Text))
+
+    @property
+    def media(self) -> tuple[Image | Video, ...]:
+        """Images and videos, in order."""
+        return tuple(p for p in self.parts if not isinstance(p, Text))
+
+    @property
+    def modality(self) -> str:
+        """`text`, `image`, `video`, or a `+`-joined mix such as `image+text`."""
+        names = {type(p).__name__.lower() for p in self.parts}
+        return "+".join(sorted(names))
+
+
+def as_item(value: ItemLike) -> Item:
+    """Turn any accepted spelling into an `Item`.
+
+    `str` is always text. A `Path` is an image or a video by its suffix. A list is the parts of one
+    item, in order, or a Qwen conversation when its members have a `role`.
+
+    Raises:
+        InvalidItem: the value is not one of the accepted spellings.
+    """
+    if isinstance(value, Item):
+        return value
+    if isinstance(value, Mapping):
+        entry = cast("Mapping[str, Any]", value)
+        if "role" in entry:
+            return _from_conversation([entry])
+        parts = _parts_of_mapping(entry)
+        instruction = entry.get("instruction")
+        if instruction is not None and not isinstance(instruction, str):
+            raise InvalidItem("'instruction' is not a string", fix="pass the task as text")
+        return Item(tuple(parts), instruction)
+    if isinstance(value, (list, tuple)):
+        members = list(cast("Sequence[Any]", value))
+        if members and all(isinstance(m, Mapping) and "role" in m for m in members):
+            return _from_conversation(members)
+        return Item(tuple(part for member in members for part in _parts(member)))
+    return Item(tuple(_parts(value)))
+
+
+def as_items(values: Sequence[ItemLike]) -> list[Item]:
+    """`as_item` over a list; an error names the index of the item it found.
+
+    Raises:
+        InvalidItem: `values` is not a list, is a single conversation, or a member is malformed.
+    """
+    check_batch(values)
+    items: list[Item] = []
+    for index, value in enumerate(values):
+        try:
+            items.append(as_item(value))
+        except InvalidItem as error:
+            raise error.at(index) from None
+    return items
+
+
+def check_batch(values: object) -> None:
+    """Refuse what is not a list of items but is easily mistaken for one."""
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, (list, tuple)):
+        raise InvalidItem(
+            f"embed() takes a list of items, not {type(values).__name__}", fix="wrap it in a list"
+        )
+    members = cast("Sequence[Any]", values)
+    if members and all(isinstance(m, Mapping) and "role" in m for m in members):
+        raise InvalidItem(
+            "this is one conversation, not a list of items", fix="wrap it: embed([messages])"
+        )
+
+
+def with_instruction(item: Item, instruction: str | None) -> Item:
+    """The item with `instruction`, unless it has one of its own."""
+    if instruction is None or item.instruction is not None:
+        return item
+    return replace(item, instruction=instruction)
+
+
+def _parts(value: Any) -> list[Part]:
+    if isinstance(value, (Text, Image, Video)):
+        return [value]
+    if isinstance(value, str):
+        return [Text(value)]
+    if isinstance(value, PILImage.Image):
+        return [Image(value)]
+    if isinstance(value, Path):
+        return [part_from_path(value)]
+    if isinstance(value, np.ndarray):
+        array = cast("Array", value)
+        return [Video(array) if array.ndim == 4 else Image(array)]
+    if isinstance(value, Mapping):
+        return _parts_of_mapping(cast("Mapping[str, Any]", value))
+    raise InvalidItem(
+        f"cannot embed a {type(value).__name__}",
+        fix="pass str, Path, PIL image, array, dict, messages, or ume_core's Text, Image, Video",
+    )
+
+
+def part_from_path(path: Path) -> Image | Video:
+    """An image or a video, told by the file name's suffix."""
+    suffix = path.suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
+        return Image(path)
+    if suffix in VIDEO_SUFFIXES:
+        return Video(path)
+    raise InvalidItem(
+        f"cannot tell from its name whether {path.name!r} is an image or a video",
+        fix="wrap it: Image(path) or Video(path)",
+    )
+
+
+def _parts_of_mapping(entry: Mapping[str, Any]) -> list[Part]:
+    """`{"text":…, "image":…, "video":…}` (values may be lists), or one Qwen content element."""
+    options = {k: v for k, v in entry.items() if k in _VIDEO_OPTIONS}
+    parts: list[Part] = []
+    known = {"type", "text", "image", "image_url", "images", "video", "videos", "instruction"}
+    unknown = set(entry) - known - set(options)
+    if unknown:
+        raise InvalidItem(f"unknown key {sorted(unknown)[0]!r} in a dict", fix="see as_item()")
+    for key, value in entry.items():
+        if key == "text":
+            parts += [Text(t) for t in _strings(value)]
+        elif key in ("image", "images", "image_url"):
+            image_options = {k: v for k, v in options.items() if k in _IMAGE_OPTIONS}
+            parts += [_image(v, image_options) for v in _many(value)]
+        elif key == "video":
+            parts.append(_video(value, options))
+        elif key == "videos":
+            parts += [_video(v, options) for v in _many(value)]
+    if not parts:
+        raise InvalidItem(
+            f"a dict with keys {sorted(entry)} holds nothing to embed",
+            fix="give it 'text', 'image' or 'video'",
+        )
+    return parts
+
+
+def _image(value: Any, options: dict[str, Any]) -> Image:
+    if isinstance(value, Image):
+        return value
+    if isinstance(value, Mapping) and "url" in value:  # the OpenAI form of image_url
+        value = cast("Mapping[str, Any]", value)["url"]
+    return Image(value, **options)
+
+
+def _video(value: Any, options: dict[str, Any]) -> Video:
+    return value if isinstance(value, Video) else Video(value, **options)
+
+
+def _many(value: Any) -> list[Any]:
+    return list(cast("Sequence[Any]", value)) if isinstance(value, (list, tuple)) else [value]
+
+
+def _strings(value: Any) -> list[str]:
+    values = _many(value)
+    for v in values:
+        if not isinstance(v, str):
+            raise InvalidItem(f"'text' is a {type(v).__name__}", fix="pass a string")
+    return values
+
+
+def _from_conversation(messages: Sequence[Mapping[str, Any]]) -> Item:
+    roles = [m.get("role") for m in messages]
+    if roles != ["user"]:
+        raise InvalidItem(
+            f"a conversation must be one user message; this one has roles {roles}",
+            fix="put everything to embed into one user message",
+        )
+    content = messages[0].get("content")
+    if isinstance(content, str):
+        return Item((Text(strip_recipe_suffix(content)),))
+    if not isinstance(content, (list, tuple)):
+        raise InvalidItem("the user message has no content", fix="give it a string or a list")
+    parts = [part for element in cast("Sequence[Any]", content) for part in _parts(element)]
+    if parts and isinstance(parts[-1], Text):
+        stripped = strip_recipe_suffix(parts[-1].text)
+        parts[-1:] = [Text(stripped)] if stripped or len(parts) == 1 else []
+    return Item(tuple(parts))

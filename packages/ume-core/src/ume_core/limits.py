@@ -1,0 +1,57 @@
+"""Bounds that are checked before memory, time or trust is spent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Sizes an item may have; every excess is a `LimitExceeded` that names the limit.
+
+    Attributes:
+        image_pixels: width x height of a source image, before resizing. The default equals a
+            100-megapixel camera and stops decompression bombs.
+        file_bytes: size of one image or video file, on disk or downloaded.
+        video_frames: frames the model sees of one video (upstream's maximum is 768).
+        video_seconds: length of a source video that is decoded.
+        text_chars: characters of one item's text, checked before tokenizing.
+        input_tokens: tokens of one prompt, visual tokens included; the checkpoint's context length
+            bounds it too.
+        new_tokens: tokens gen mode may generate. The published mean is 403; its own limit of 8192
+            lets one looping item hold a whole batch.
+        url_seconds: time allowed for one download.
+    """
+
+    image_pixels: int = 100_000_000
+    file_bytes: int = 512 * 1024 * 1024
+    video_frames: int = 768
+    video_seconds: float = 4 * 3600.0
+    text_chars: int = 1_000_000
+    input_tokens: int = 32_768
+    new_tokens: int = 1024
+    url_seconds: float = 30.0
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Which files and URLs an item may name. The default suits a program that its own user runs.
+
+    Attributes:
+        files: whether paths and `file://` URLs may be opened at all.
+        roots: if given, only files below one of these directories (symbolic links resolved).
+        urls: whether `http(s)://` URLs may be fetched.
+        private_networks: whether a URL may resolve to a loopback, private or link-local address.
+            Redirects are checked too.
+    """
+
+    files: bool = True
+    roots: tuple[Path, ...] | None = None
+    urls: bool = True
+    private_networks: bool = False
+
+    @classmethod
+    def closed(cls) -> Policy:
+        """Nothing but data in the request itself: right for a server."""
+        return cls(files=False, urls=False)

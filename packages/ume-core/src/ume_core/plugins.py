@@ -1,0 +1,106 @@
+"""Finding plugins through the entry-point group `ume`, and resolving what they register."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Protocol, TypeVar
+
+import pluggy
+
+from ume_core import hookspecs
+from ume_core.errors import PluginError
+from ume_core.hookspecs import GROUP, BackendSpec, CommandSpec, ExporterSpec, ModelSpec
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+S = TypeVar("S", bound=_Named)
+
+
+@dataclass
+class Registry:
+    """Everything the installed plugins registered, by name.
+
+    Attributes:
+        origins: `kind/name` -> distribution. broken: distribution -> why its plugin did not load.
+    """
+
+    backends: dict[str, BackendSpec] = field(default_factory=dict[str, BackendSpec])
+    models: dict[str, ModelSpec] = field(default_factory=dict[str, ModelSpec])
+    commands: dict[str, CommandSpec] = field(default_factory=dict[str, CommandSpec])
+    exporters: dict[str, ExporterSpec] = field(default_factory=dict[str, ExporterSpec])
+    origins: dict[str, str] = field(default_factory=dict[str, str])
+    broken: dict[str, str] = field(default_factory=dict[str, str])
+
+
+@lru_cache(maxsize=1)
+def registry() -> Registry:
+    """The registry of this process. `UME_PLUGINS=a,b` restricts it to those entry points."""
+    points = list(entry_points(group=GROUP))
+    only = os.environ.get("UME_PLUGINS")
+    if only is not None:
+        wanted = {name.strip() for name in only.split(",")}
+        points = [p for p in points if p.name in wanted]
+    return build_registry(points)
+
+
+def build_registry(points: Iterable[EntryPoint]) -> Registry:
+    """Load plugins and collect what they register.
+
+    A plugin that fails to import is listed as broken; it does not take the others down.
+
+    Raises:
+        PluginError: an unknown hook, or one name registered twice.
+    """
+    found = Registry()
+    for point in points:
+        origin = point.dist.name if point.dist is not None else point.name
+        manager = pluggy.PluginManager("ume")
+        manager.add_hookspecs(hookspecs)
+        try:
+            manager.register(point.load(), name=point.name)
+        except pluggy.PluginValidationError as error:
+            raise PluginError(f"plugin {origin}: {error}", fix="upgrade or remove it") from error
+        except Exception as error:  # whatever a foreign module does on import
+            found.broken[origin] = f"{type(error).__name__}: {error}"
+            continue
+        try:
+            manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            raise PluginError(
+                f"plugin {origin} implements an unknown hook: {error}", fix="upgrade or remove it"
+            ) from error
+        hook: Any = manager.hook
+        _add(found.backends, "engine", hook.ume_backends(), origin, found)
+        _add(found.models, "model", hook.ume_models(), origin, found)
+        _add(found.commands, "command", hook.ume_commands(), origin, found)
+        _add(found.exporters, "exporter", hook.ume_exporters(), origin, found)
+    return found
+
+
+def _add(
+    table: dict[str, S], kind: str, answers: list[list[S]], origin: str, found: Registry
+) -> None:
+    for spec in (s for answer in answers for s in answer):
+        key = f"{kind}/{spec.name}"
+        if spec.name in table:
+            raise PluginError(
+                f"{kind} {spec.name!r} is registered by both {found.origins[key]} and {origin}",
+                fix="uninstall one of the two",
+            )
+        table[spec.name] = spec
+        found.origins[key] = origin
+
+
+def resolve(reference: str) -> Callable[..., Any]:
+    """Import `module:function`."""
+    module, _, attribute = reference.partition(":")
+    return getattr(import_module(module), attribute)

@@ -1,0 +1,115 @@
+"""What embedding returns: vectors in input order and one record per item."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ume_core.signature import Signature
+
+Vectors: TypeAlias = npt.NDArray[np.float32]
+Status: TypeAlias = Literal["ok", "forced", "failed"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One generation of an item.
+
+    Attributes:
+        status: `ok`, or `forced` when `<gen_emb>` did not come within the budget (or the model
+            ended without it) and was appended.
+        reason: why it was forced.
+        text: all generated text, special tokens shown. thinking, summary: its two parts; empty
+            when the model did not produce them.
+        generated_tokens: tokens the model generated, the forced one not counted.
+    """
+
+    status: Status
+    text: str
+    thinking: str
+    summary: str
+    generated_tokens: int
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """What happened to one item.
+
+    Attributes:
+        status: `ok`; `forced` when any of its samples was; `failed` when it has no vector.
+        reason: the error of a failed item, or why it was forced.
+        prompt_tokens: tokens of its prompt, visual ones included.
+        samples: its generations, empty in disc mode.
+    """
+
+    status: Status
+    reason: str | None = None
+    prompt_tokens: int = 0
+    samples: tuple[Sample, ...] = ()
+
+    @property
+    def thinking(self) -> str:
+        """The first sample's thinking."""
+        return self.samples[0].thinking if self.samples else ""
+
+    @property
+    def summary(self) -> str:
+        """The first sample's summary."""
+        return self.samples[0].summary if self.samples else ""
+
+    @property
+    def generated_tokens(self) -> int:
+        """Tokens generated over all samples."""
+        return sum(s.generated_tokens for s in self.samples)
+
+
+@dataclass(frozen=True)
+class EmbeddingResult:
+    """Vectors and records of one `embed` call, in input order.
+
+    Attributes:
+        disc: float32 (items, dimensions), unit length; None if not asked for.
+        gen_samples: float32 (items, samples, dimensions), unit length; None if not asked for.
+        records: one per item. Rows of failed items are NaN.
+        signature: of the whole call; `signature.for_mode("disc")` is that of `disc`.
+    """
+
+    records: tuple[Record, ...]
+    signature: Signature
+    disc: Vectors | None = None
+    gen_samples: Vectors | None = None
+
+    @property
+    def gen(self) -> Vectors | None:
+        """float32 (items, dimensions): the first (greedy: only) sample's vectors."""
+        return None if self.gen_samples is None else self.gen_samples[:, 0]
+
+    @property
+    def failed(self) -> list[int]:
+        """Indexes of the items without a vector."""
+        return [i for i, r in enumerate(self.records) if r.status == "failed"]
+
+    def vectors(self, mode: str) -> Vectors:
+        """`disc` or `gen` by name."""
+        found = self.disc if mode == "disc" else self.gen if mode == "gen" else None
+        if found is None:
+            raise KeyError(f"this result holds no {mode!r} vectors")
+        return found
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+def similarity(a: EmbeddingResult, b: EmbeddingResult, mode: str = "disc") -> Vectors:
+    """Cosine similarities, float32 (len(a), len(b)).
+
+    Raises:
+        SignatureMismatch: the two results are not comparable.
+    """
+    check = "disc" if mode == "disc" else "gen"
+    a.signature.for_mode(check).check(b.signature.for_mode(check))
+    return a.vectors(mode) @ b.vectors(mode).T

@@ -1,0 +1,6 @@
+"""For engines' tests: the contract kit and the fake embedder."""
+
+from ume_core.testing.contract import EmbedderContract
+from ume_core.testing.fake import FakeEmbedder
+
+__all__ = ["EmbedderContract", "FakeEmbedder"]

@@ -1,0 +1,89 @@
+"""Arguments and helpers that commands share."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from ume_core.embedder import Embedder
+from ume_core.errors import MediaError
+from ume_core.items import Item, Text, part_from_path
+from ume_core.limits import Limits
+from ume_core.loading import LoadOptions
+from ume_core.prompts import PROMPTS
+from ume_core.signature import MODES
+
+from ume_r1.loading import DEFAULT_MODEL, load
+
+TEXT_SUFFIXES = frozenset((".txt", ".md"))
+
+
+def model_arguments(parser: argparse.ArgumentParser, *, default: str | None = DEFAULT_MODEL) -> None:
+    """How the model is loaded."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", default=default, help="alias, checkpoint directory or hub id")
+    group.add_argument("--engine", default="auto", help="see 'ume plugins'")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    group.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
+    group.add_argument("--prompt", default=None, choices=sorted(PROMPTS), help="prompt version")
+    group.add_argument(
+        "--text-only", default=None, choices=("blank", "plain"), help="policy for text-only items"
+    )
+    group.add_argument("--media-order", default=None, choices=("media-first", "given"))
+    group.add_argument(
+        "--max-new-tokens", type=int, default=None, help="budget of gen (default: 1024)"
+    )
+
+
+def mode_argument(parser: argparse.ArgumentParser, default: str | None = "disc") -> None:
+    """disc, gen or both."""
+    parser.add_argument("--mode", default=default, choices=MODES, help="default: disc")
+
+
+def load_from(args: argparse.Namespace, **changes: Any) -> Embedder:
+    """The embedder the arguments describe."""
+    asked = {
+        "device": args.device,
+        "dtype": args.dtype,
+        "prompt": args.prompt,
+        "text_only": args.text_only,
+        "media_order": args.media_order,
+    }
+    options = replace(LoadOptions(), **{k: v for k, v in asked.items() if v is not None})
+    return load(args.model, engine=args.engine, options=options, **changes)
+
+
+def item_from_file(path: Path, limits: Limits) -> Item:
+    """A picture, clip or text file as an item.
+
+    Raises:
+        MediaError: the text file cannot be read. InvalidItem: unknown kind of file.
+    """
+    if path.suffix.lower() not in TEXT_SUFFIXES:
+        return Item((part_from_path(path),))
+    try:
+        if path.stat().st_size > 4 * limits.text_chars:  # UTF-8 takes 4 bytes at most
+            raise MediaError(f"{path} is too long a text", fix="split it")
+        return Item((Text(path.read_text("utf-8")),))
+    except UnicodeDecodeError as error:
+        raise MediaError(f"{path} is not UTF-8 text", fix="convert it") from error
+    except OSError as error:
+        raise MediaError(f"cannot read {path}: {error.strerror}", fix="check the path") from error
+
+
+def progress_bar(title: str) -> Progress:
+    """A bar on standard error; silent where that is no terminal."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn(title),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not sys.stderr.isatty(),
+    )

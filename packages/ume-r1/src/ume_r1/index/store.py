@@ -1,0 +1,247 @@
+"""The index on disk: `ume-index.json` (what the vectors are) and a LanceDB table of items.
+
+Every write is one LanceDB commit keyed by path, so that a process killed at any moment leaves
+either the old or the new rows, and never two rows for one file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from ume_core.errors import InvalidOption, SignatureMismatch
+from ume_core.results import Vectors
+from ume_core.signature import Mode, Signature
+
+_META = "ume-index.json"
+_TABLE = "items"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One indexed file.
+
+    Attributes:
+        path: relative to the indexed folder. digest: SHA-256 of its content.
+        size, mtime_ns: of the file when it was read; unchanged means not read again.
+    """
+
+    path: str
+    digest: str
+    kind: str
+    size: int
+    mtime_ns: int
+    status: str
+    thinking: str
+    summary: str
+    disc: Vectors | None
+    gen: Vectors | None
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One search result; `score` is the cosine similarity."""
+
+    path: Path
+    kind: str
+    score: float
+    thinking: str
+    summary: str
+
+
+@dataclass(frozen=True)
+class Description:
+    """What an index holds, as stored in `ume-index.json`.
+
+    Attributes:
+        folder: the indexed folder. model: as it was asked for. mode: of the stored vectors.
+        options: load options that decide vectors (prompt, text_only, media_order, dtype).
+    """
+
+    folder: str
+    model: str
+    mode: Mode
+    signature: Signature
+    options: dict[str, str]
+
+
+class Index:
+    """An index directory, opened for reading or writing."""
+
+    def __init__(self, directory: Path, description: Description) -> None:
+        import lancedb
+
+        self.directory = directory
+        self.description = description
+        self._db = lancedb.connect(str(directory / "lance"))
+        names = self._db.list_tables().tables
+        if _TABLE in names:
+            self._table = self._db.open_table(_TABLE)
+        else:
+            self._table = self._db.create_table(_TABLE, schema=self.schema, mode="overwrite")
+
+    @classmethod
+    def open(cls, directory: Path) -> Index:
+        """Open an existing index.
+
+        Raises:
+            InvalidOption: the directory holds no index.
+        """
+        try:
+            stored = json.loads((directory / _META).read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise InvalidOption(
+                f"{directory} is no index", fix=f"create one: ume index FOLDER --to {directory}"
+            ) from error
+        if stored.get("version") != _VERSION:
+            raise InvalidOption(f"{directory} was written by another version", fix="index it again")
+        return cls(
+            directory,
+            Description(
+                stored["folder"],
+                stored["model"],
+                stored["mode"],
+                Signature.from_dict(stored["signature"]),
+                stored["options"],
+            ),
+        )
+
+    @classmethod
+    def create(cls, directory: Path, description: Description) -> Index:
+        """Open the index there, or create it.
+
+        Raises:
+            SignatureMismatch: it holds vectors of another model, mode or setting.
+            InvalidOption: it indexes another folder, or other files are in the way.
+        """
+        if (directory / _META).is_file():
+            index = cls.open(directory)
+            index.require(description.signature)
+            if index.description.folder != description.folder:
+                raise InvalidOption(
+                    f"{directory} indexes {index.description.folder}",
+                    fix="choose another --to, or delete it",
+                )
+            return index
+        if directory.is_dir() and any(p.name not in ("lance", ".lock") for p in directory.iterdir()):
+            raise InvalidOption(f"{directory} is not empty and no index", fix="choose another --to")
+        directory.mkdir(parents=True, exist_ok=True)
+        stored = {
+            "version": _VERSION,
+            "folder": description.folder,
+            "model": description.model,
+            "mode": description.mode,
+            "signature": description.signature.to_dict(),
+            "options": description.options,
+        }
+        temporary = directory / f".{_META}.tmp"
+        temporary.write_text(json.dumps(stored, indent=2) + "\n", "utf-8")
+        os.replace(temporary, directory / _META)
+        return cls(directory, description)
+
+    def require(self, signature: Signature) -> None:
+        """Refuse vectors that do not compare with the stored ones.
+
+        Raises:
+            SignatureMismatch: with the fix.
+        """
+        found = self.description.signature.differences(signature)
+        if found:
+            stored = self.description
+            raise SignatureMismatch(
+                f"{self.directory} holds other vectors ({'; '.join(found)})",
+                fix=f"use --model {stored.model} --mode {stored.mode}, or index into a new directory",
+            )
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Only one process may write; a killed one leaves no lock behind."""
+        with (self.directory / ".lock").open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise InvalidOption(
+                    f"another process is writing {self.directory}", fix="wait for it to finish"
+                ) from error
+            yield
+
+    def known(self) -> dict[str, tuple[str, int, int]]:
+        """path -> (digest, size, mtime_ns) of every row."""
+        columns = ["path", "digest", "size", "mtime_ns"]
+        rows = self._table.search().select(columns).limit(None).to_arrow().to_pylist()
+        return {r["path"]: (r["digest"], r["size"], r["mtime_ns"]) for r in rows}
+
+    def fetch(self, paths: list[str]) -> list[dict[str, Any]]:
+        """Full rows of these paths."""
+        return self._where(paths) if paths else []
+
+    def put(self, rows: list[Row]) -> None:
+        """Insert or replace rows, in one commit."""
+        if rows:
+            table = pa.Table.from_pylist([self._plain(r) for r in rows], schema=self.schema)
+            self.put_table(table)
+
+    def put_table(self, table: pa.Table) -> None:
+        """Insert or replace the rows of an Arrow table of this index's schema."""
+        merge = self._table.merge_insert("path")
+        merge.when_matched_update_all().when_not_matched_insert_all().execute(table)
+
+    def remove(self, paths: list[str]) -> None:
+        """Delete rows, in commits of a thousand."""
+        for start in range(0, len(paths), 1000):
+            self._table.delete(_in(paths[start : start + 1000]))
+
+    def __len__(self) -> int:
+        return self._table.count_rows()
+
+    def search(self, vector: Vectors, mode: str, top: int) -> list[Hit]:
+        """The `top` most similar files to a unit vector (dimensions,), best first; exact."""
+        if len(self) == 0:
+            return []
+        query = self._table.search(vector.tolist(), vector_column_name=mode).distance_type("dot")
+        folder = Path(self.description.folder)
+        found = query.limit(top).to_arrow().to_pylist()
+        # LanceDB's dot distance is 1 - cosine for unit vectors.
+        return [
+            Hit(folder / r["path"], r["kind"], 1 - r["_distance"], r["thinking"], r["summary"])
+            for r in found
+        ]
+
+    def _where(self, paths: list[str]) -> list[dict[str, Any]]:
+        return self._table.search().where(_in(paths)).limit(len(paths)).to_arrow().to_pylist()
+
+    def _plain(self, row: Row) -> dict[str, Any]:
+        plain = {k: v for k, v in vars(row).items() if k not in ("disc", "gen")}
+        for name in self._vector_columns():
+            vector = getattr(row, name)
+            plain[name] = np.asarray(vector, dtype=np.float32).tolist()
+        return plain
+
+    def _vector_columns(self) -> tuple[str, ...]:
+        mode = self.description.mode
+        return ("disc", "gen") if mode == "both" else (mode,)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of the table."""
+        vector = pa.list_(pa.float32(), self.description.signature.dimensions)
+        text = ("path", "digest", "kind", "status", "thinking", "summary")
+        return pa.schema(
+            [pa.field(name, pa.string()) for name in text]
+            + [pa.field(name, pa.int64()) for name in ("size", "mtime_ns")]
+            + [pa.field(name, vector) for name in self._vector_columns()]
+        )
+
+
+def _in(paths: list[str]) -> str:
+    quoted = ", ".join("'" + p.replace("'", "''") + "'" for p in paths)
+    return f"path IN ({quoted})"

@@ -1,0 +1,40 @@
+"""The commands of `ume`."""
+
+from __future__ import annotations
+
+from ume_core.hookspecs import CommandSpec, hookimpl
+
+_COMMANDS = {
+    "models": ("list models", "ume_r1.commands.listing:no_arguments", "ume_r1.commands.listing:models"),
+    "plugins": (
+        "list plugins and why one is unavailable",
+        "ume_r1.commands.listing:no_arguments",
+        "ume_r1.commands.listing:plugins",
+    ),
+    "embed": (
+        "embed files and texts",
+        "ume_r1.commands.embed:embed_arguments",
+        "ume_r1.commands.embed:embed",
+    ),
+    "explain": (
+        "show what gen mode thinks of a file or text",
+        "ume_r1.commands.embed:explain_arguments",
+        "ume_r1.commands.embed:explain",
+    ),
+    "index": (
+        "embed a folder into a search index",
+        "ume_r1.commands.search:index_arguments",
+        "ume_r1.commands.search:index",
+    ),
+    "search": (
+        "search an index by words, picture or clip",
+        "ume_r1.commands.search:search_arguments",
+        "ume_r1.commands.search:search",
+    ),
+}
+
+
+@hookimpl
+def ume_commands() -> list[CommandSpec]:
+    """The built-in subcommands."""
+    return [CommandSpec(name, *rest) for name, rest in _COMMANDS.items()]

@@ -1,0 +1,214 @@
+"""Pixels to the vision tower's input: resize, normalise, cut into patches.
+
+Equal to transformers' Qwen2-VL image processor on the image the published recipe hands it (PIL
+bicubic resize to `smart_resize`'s size, then 1/255, mean and std of the checkpoint's
+preprocessor_config.json, patches in merge-window order).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image as PILImage
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import resize
+from ume_core.errors import CheckpointError, InvalidItem, LimitExceeded
+from ume_core.fetch import Access
+from ume_core.items import Image, Video
+from ume_core.media import load_video, open_image
+from ume_core.sizes import (
+    FACTOR,
+    MERGE,
+    PATCH,
+    TEMPORAL_PATCH,
+    VIDEO_MAX_PIXELS,
+    VIDEO_MIN_PIXELS,
+    VideoBudget,
+    frame_pixels,
+    smart_resize,
+)
+
+Pixels = npt.NDArray[np.float32]
+
+# preprocessor_config.json of Qwen2-VL; checkpoints state their own, these fill gaps.
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+DEFAULT_MIN_PIXELS = 56 * 56
+DEFAULT_MAX_PIXELS = 28 * 28 * 1280
+
+
+@dataclass(frozen=True)
+class VisualInput:
+    """One image or video, ready for the vision tower.
+
+    Attributes:
+        patches: float32 (t * h * w, 3 * 2 * 14 * 14), in merge-window order.
+        grid: (t, h, w) in patches; t counts pairs of frames.
+        kind: which placeholder token stands for it.
+        seconds_per_grid: seconds between temporal patches (Qwen2.5-VL positions); 0 for images.
+    """
+
+    patches: Pixels
+    grid: tuple[int, int, int]
+    kind: Literal["image", "video"]
+    seconds_per_grid: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens it takes in the prompt."""
+        return self.grid[0] * self.grid[1] * self.grid[2] // MERGE**2
+
+
+@dataclass(frozen=True)
+class PatchConfig:
+    """What a checkpoint's preprocessor_config.json says, and the pixel bounds in force."""
+
+    min_pixels: int = DEFAULT_MIN_PIXELS
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    mean: tuple[float, ...] = _CLIP_MEAN
+    std: tuple[float, ...] = _CLIP_STD
+
+    @classmethod
+    def from_json(cls, config: dict[str, Any]) -> PatchConfig:
+        """Read a preprocessor_config.json of transformers 4.x or 5.x."""
+        if config.get("patch_size", PATCH) != PATCH or config.get("merge_size", MERGE) != MERGE:
+            raise CheckpointError(
+                "preprocessor_config.json is not Qwen2-VL's or Qwen2.5-VL's "
+                f"(patch_size {config.get('patch_size')}, merge_size {config.get('merge_size')})",
+                fix="use a checkpoint of one of these architectures",
+            )
+        size = cast("dict[str, int]", config.get("size") or {})
+        low = config.get("min_pixels") or size.get("shortest_edge") or size.get("min_pixels")
+        high = config.get("max_pixels") or size.get("longest_edge") or size.get("max_pixels")
+        return cls(
+            min_pixels=int(low or DEFAULT_MIN_PIXELS),
+            max_pixels=int(high or DEFAULT_MAX_PIXELS),
+            mean=tuple(config.get("image_mean") or _CLIP_MEAN),
+            std=tuple(config.get("image_std") or _CLIP_STD),
+        )
+
+
+class Patchifier:
+    """Opens media under the access rules and cuts them into patches. Thread-safe."""
+
+    def __init__(self, config: PatchConfig, access: Access) -> None:
+        self.config = config
+        self.access = access
+        values = np.arange(256, dtype=np.float64)[None, :] / 255.0
+        mean, std = (np.array(v, dtype=np.float64)[:, None] for v in (config.mean, config.std))
+        # One table look-up per byte: exact, and cheaper than two float passes over the image.
+        self._table = ((values - mean) / std).astype(np.float32)
+
+    def __call__(self, media: Image | Video) -> VisualInput:
+        """Read, resize and patchify one image or video."""
+        return self.image(media) if isinstance(media, Image) else self.video(media)
+
+    def image(self, image: Image) -> VisualInput:
+        """Patches of one image."""
+        picture = open_image(image, self.access)
+        size = self._image_size(image, picture)
+        if picture.size != (size[1], size[0]):
+            picture = picture.resize((size[1], size[0]), PILImage.Resampling.BICUBIC)
+        pixels = np.asarray(picture)
+        return VisualInput(self.cut(np.stack([pixels, pixels])), _grid(2, size), "image")
+
+    def video(self, video: Video) -> VisualInput:
+        """Patches of one video."""
+        frames = load_video(video, self.access)
+        pictures = frames.images
+        if video.frames is not None:
+            pictures = [self._listed_frame(video, p) for p in pictures]
+        width, height = pictures[0].size
+        if any(p.size != (width, height) for p in pictures):
+            raise InvalidItem("the video's frames have different sizes", fix="resize them alike")
+        if video.resized_height and video.resized_width:
+            bounds = self.config.min_pixels, self.config.max_pixels
+            height, width = video.resized_height, video.resized_width
+        else:
+            bounds = frame_pixels(self._video_budget(video), len(pictures))
+        low, high = bounds
+        size = smart_resize(height, width, min_pixels=low, max_pixels=high)
+        pixels = _resize_frames(np.stack([np.asarray(p) for p in pictures]), size)
+        seconds = TEMPORAL_PATCH / frames.sample_fps
+        return VisualInput(self.cut(pixels), _grid(len(pixels), size), "video", seconds)
+
+    def _listed_frame(self, video: Video, picture: PILImage.Image) -> PILImage.Image:
+        """A frame of a list as qwen-vl-utils 0.0.14 prepares it before the common resize.
+
+        Its `fetch_video` hands `fetch_image` the factor 28 as a patch size, so sides become
+        multiples of 56 first. Kept, since the recipe's pixels come from it.
+        """
+        factor = 2 * FACTOR
+        low = video.min_pixels if video.min_pixels is not None else 4 * factor**2
+        high = video.max_pixels if video.max_pixels is not None else 16384 * factor**2
+        width, height = picture.size
+        if video.resized_height and video.resized_width:
+            height, width = video.resized_height, video.resized_width
+        new_h, new_w = smart_resize(
+            height, width, min_pixels=low, max_pixels=max(low, high), factor=factor
+        )
+        return picture.resize((new_w, new_h), PILImage.Resampling.BICUBIC)
+
+    def _image_size(self, image: Image, picture: PILImage.Image) -> tuple[int, int]:
+        low = image.min_pixels if image.min_pixels is not None else self.config.min_pixels
+        high = image.max_pixels if image.max_pixels is not None else self.config.max_pixels
+        if high < low:
+            raise LimitExceeded(
+                f"the image's max_pixels ({high}) is below its min_pixels ({low})",
+                fix="lower min_pixels or raise max_pixels",
+            )
+        width, height = picture.size
+        if image.resized_height and image.resized_width:
+            height, width = image.resized_height, image.resized_width
+        return smart_resize(height, width, min_pixels=low, max_pixels=high)
+
+    def _video_budget(self, video: Video) -> VideoBudget:
+        """The video's pixel limits; the published ones give way to a smaller checkpoint's."""
+        budget, high = video.budget, self.config.max_pixels
+        if high >= VIDEO_MAX_PIXELS:
+            return budget
+        low = self.config.min_pixels if high < VIDEO_MIN_PIXELS else VIDEO_MIN_PIXELS
+        return VideoBudget(
+            budget.min_pixels if budget.min_pixels is not None else low,
+            budget.max_pixels if budget.max_pixels is not None else high,
+            budget.total_pixels,
+        )
+
+    def cut(self, frames: npt.NDArray[np.uint8]) -> Pixels:
+        """uint8 (T, H, W, 3), sides multiples of 28 -> float32 (T/2 * H/14 * W/14, 1176)."""
+        count, height, width, channels = frames.shape
+        windows = frames.reshape(
+            count // TEMPORAL_PATCH, TEMPORAL_PATCH,
+            height // FACTOR, MERGE, PATCH,
+            width // FACTOR, MERGE, PATCH,
+            channels,
+        )  # fmt: skip
+        # Axes to (t, H, W, mh, mw, channel, frame, ph, pw): each patch's values become one row.
+        windows = windows.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)
+        rows = count // TEMPORAL_PATCH * (height // PATCH) * (width // PATCH)
+        bytes_ = np.ascontiguousarray(windows).reshape(rows, channels, -1)
+        out = np.empty(bytes_.shape, dtype=np.float32)
+        for channel in range(channels):
+            np.take(self._table[channel], bytes_[:, channel], out=out[:, channel])
+        return out.reshape(rows, -1)
+
+
+def _resize_frames(
+    frames: npt.NDArray[np.uint8], size: tuple[int, int]
+) -> npt.NDArray[np.uint8]:
+    """(T, H, W, 3) -> (T, h, w, 3) with torch's kernel, as upstream.
+
+    It rounds uint8 differently from Pillow's: embeddings differ by up to 2e-4.
+    """
+    tensor = torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous()
+    bicubic = InterpolationMode.BICUBIC
+    resized = resize(tensor, list(size), interpolation=bicubic, antialias=True)
+    return resized.permute(0, 2, 3, 1).numpy()
+
+
+def _grid(frames: int, size: tuple[int, int]) -> tuple[int, int, int]:
+    return frames // TEMPORAL_PATCH, size[0] // PATCH, size[1] // PATCH

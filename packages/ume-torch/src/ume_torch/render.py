@@ -1,0 +1,193 @@
+"""One item to one prompt: token ids, placeholders, positions and where `<disc_emb>` stands.
+
+The checkpoint's own chat template lays the turn out. The user's text never meets the template or
+the special-token parser: it is put between the template's pieces afterwards and tokenized without
+special tokens, so that `<disc_emb>` or `<|image_pad|>` typed by a user are ordinary characters.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from ume_core.errors import CheckpointError, LimitExceeded
+from ume_core.items import Image, Item, Part, Text
+from ume_core.limits import Limits
+from ume_core.prompts import Prompt
+
+from ume_torch.patches import VisualInput
+from ume_torch.positions import Positions, mrope_positions
+from ume_torch.tokens import SpecialTokens, Tokenizer
+
+# Private-use characters that stand for the user's text, and for the recipe's ending after the last
+# text, while the template is rendered.
+_TEXT = "\uf8ff"
+_ENDING = "\uf8fe"
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A prompt ready for the model.
+
+    Attributes:
+        ids: int64 (tokens,), placeholders expanded.
+        positions: int64 (3, tokens), M-RoPE.
+        media: in the order of their placeholders.
+        disc_index: index of `<disc_emb>`.
+    """
+
+    ids: npt.NDArray[np.int64]
+    positions: Positions
+    media: tuple[VisualInput, ...]
+    disc_index: int
+
+    def until(self, length: int) -> Rendered:
+        """The first `length` tokens; media must lie within them."""
+        return replace(self, ids=self.ids[:length], positions=self.positions[:, :length])
+
+
+def layout(item: Item, media_first: bool) -> tuple[tuple[str, ...], list[str]]:
+    """The user turn: kinds of its content elements in order, and the texts among them.
+
+    With `media_first` (the official evaluation's order) all media precede all text; without it the
+    parts keep their order. The last element is always a text: the recipe's ending joins it.
+    """
+    lead = item.instruction or ""
+    media = tuple("image" if isinstance(m, Image) else "video" for m in item.media)
+    if media_first:
+        return (*media, "text"), [f"{lead} {item.text}".strip(" ") if lead else item.text]
+    kinds = ["text" if isinstance(p, Text) else type(p).__name__.lower() for p in item.parts]
+    texts = [p.text for p in item.parts if isinstance(p, Text)]
+    if kinds[-1] != "text":
+        kinds.append("text")
+        texts.append("")
+    if lead:
+        texts[0] = f"{lead} {texts[0]}".strip(" ")
+    return tuple(kinds), texts
+
+
+class Renderer:
+    """Renders items for one checkpoint. Thread-safe."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        chat_template: str,
+        limits: Limits,
+        tokens_per_second: float | None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.special: SpecialTokens = tokenizer.special
+        self._template = _compile(chat_template)
+        self._limits = limits
+        self._tokens_per_second = tokens_per_second
+        self._skeleton = lru_cache(maxsize=256)(self._render_skeleton)
+
+    def render(
+        self,
+        item: Item,
+        media: tuple[VisualInput, ...],
+        prompt: Prompt,
+        *,
+        gen: bool,
+        media_first: bool = True,
+    ) -> Rendered:
+        """Lay out `item`, whose media were already patchified, for one forward pass.
+
+        Raises:
+            LimitExceeded: more text or tokens than the limits allow.
+        """
+        kinds, texts = layout(item, media_first)
+        before, _, after = prompt.segments(gen)
+        texts[-1] += before
+        ids: list[int] = []
+        spans: list[int | VisualInput] = []
+        waiting = list(media)
+        run = 0  # text tokens since the last image or video
+        disc_index = -1
+        for piece in self._skeleton(kinds):
+            if isinstance(piece, int) and piece in (self.special.image, self.special.video):
+                visual = waiting.pop(0)
+                spans += [run, visual]
+                run = 0
+                ids += [piece] * visual.tokens
+                continue
+            if isinstance(piece, int):
+                new = [piece]
+            else:
+                # The recipe's tokenizer sees "<text>\n", then <disc_emb>, then "\n<prompt>".
+                head, ending, tail = piece.partition(_ENDING)
+                new = self.tokenizer.encode(_fill(head, texts))
+                if ending:
+                    disc_index = len(ids) + len(new)
+                    new += [self.special.disc, *self.tokenizer.encode_trusted(after + tail)]
+            ids += new
+            run += len(new)
+        if waiting or texts or disc_index < 0:
+            raise CheckpointError(
+                "the chat template drops content", fix="use Qwen2-VL's chat template"
+            )
+        spans.append(run)
+        if len(ids) > self._limits.input_tokens:
+            raise LimitExceeded(
+                f"the prompt has {len(ids):,} tokens, more than limits.input_tokens "
+                f"({self._limits.input_tokens:,})",
+                fix="shorten the text, lower max_pixels or pass fewer frames",
+            )
+        positions = mrope_positions([s for s in spans if s != 0], self._tokens_per_second)
+        return Rendered(np.array(ids, dtype=np.int64), positions, media, disc_index)
+
+    def check_text(self, item: Item) -> None:
+        """Refuse text beyond `Limits.text_chars`."""
+        length = len(item.text) + len(item.instruction or "")
+        if length > self._limits.text_chars:
+            raise LimitExceeded(
+                f"the text has {length:,} characters, more than limits.text_chars "
+                f"({self._limits.text_chars:,})",
+                fix="split the text",
+            )
+
+    def _render_skeleton(self, kinds: tuple[str, ...]) -> tuple[str | int, ...]:
+        """The template's text with sentinels for the user's, special tokens already ids."""
+        content: list[dict[str, str]] = []
+        for number, kind in enumerate(kinds):
+            if kind == "text":
+                ending = _ENDING if number == len(kinds) - 1 else ""
+                content.append({"type": "text", "text": _TEXT + ending})
+            else:
+                content.append({"type": kind, kind: "x"})
+        messages = [{"role": "user", "content": content}]
+        text: str = self._template.render(messages=messages, add_generation_prompt=True)
+        pattern = "(" + "|".join(map(re.escape, self.tokenizer.added)) + ")"
+        pieces = [p for p in re.split(pattern, text) if p]
+        return tuple(self.tokenizer.added.get(p, p) for p in pieces)
+
+
+def _fill(piece: str, texts: list[str]) -> str:
+    """Put the next texts in place of their sentinels."""
+    literals = piece.split(_TEXT)
+    filled = literals[0]
+    for literal in literals[1:]:
+        filled += texts.pop(0) + literal
+    return filled
+
+
+def _compile(chat_template: str) -> Any:
+    """Compile as transformers does (trimmed blocks), sandboxed: a checkpoint is foreign code."""
+    from jinja2.exceptions import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.globals["raise_exception"] = _raise
+    try:
+        return environment.from_string(chat_template)
+    except TemplateError as error:
+        raise CheckpointError(f"the chat template is broken: {error}", fix="replace it") from error
+
+
+def _raise(message: str) -> None:
+    raise CheckpointError(f"the chat template refused: {message}", fix="use Qwen2-VL's template")

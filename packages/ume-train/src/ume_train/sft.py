@@ -1,0 +1,346 @@
+"""Supervised fine-tuning: one loop, top to bottom.
+
+Invariant: everything a step depends on is a function of (seed, step) and the checkpointed state, so
+an interrupted run that resumes takes the same steps as one that was not interrupted.
+
+Layout of a run directory: `model/` a checkpoint of the published layout (what inference loads),
+`state.pt` optimizer and step, `log.jsonl` one line per logged step.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils import clip_grad_norm_
+from ume_core.limits import Limits
+from ume_core.prompts import DEFAULT_PROMPT, get_prompt
+from ume_torch.checkpoint import find_checkpoint, load_model
+from ume_torch.forward import build_batch, run_text
+from ume_torch.patches import Patchifier, VisualInput
+from ume_torch.prepare import blank_image
+from ume_torch.render import Rendered, Renderer
+from ume_torch.tokens import Tokenizer
+
+from ume_core.fetch import Access
+from ume_train.data import Example, PairBatch, PairSource
+from ume_train.losses import info_nce, next_token_loss, teacher_nce
+
+# On a CPU the flash kernel's backward took a third of a step at these short lengths.
+_BACKENDS = {
+    True: [SDPBackend.MATH],
+    False: [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
+}
+
+
+@dataclass(frozen=True)
+class SFTConfig:
+    """Settings of a run.
+
+    Attributes:
+        steps: optimizer steps in all. warmup: steps of linear warm-up.
+        lr: peak rate of Muon (hidden matrices); lr_adam: of AdamW (embeddings, norms, biases).
+        temperature: of both InfoNCE losses. weight_*: factors of the losses.
+        save_every, log_every: steps. device, seed: as usual.
+        bf16: autocast matrix products to bfloat16; weights and states stay float32.
+    """
+
+    steps: int
+    warmup: int = 50
+    lr: float = 0.01
+    lr_adam: float = 2e-3
+    weight_decay: float = 0.01
+    temperature: float = 0.05
+    weight_disc: float = 1.0
+    weight_gen: float = 1.0
+    weight_ce: float = 1.0
+    weight_teacher: float = 1.0
+    max_grad_norm: float = 1.0
+    save_every: int = 100
+    log_every: int = 10
+    bf16: bool = True
+    device: str = "cpu"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A batch after tokenizing and patchifying; queries first, then positives.
+
+    Attributes:
+        prompts: prompt and answer of every row, as one sequence.
+        answer_start: index of each row's first answer token (== length without answers).
+        learn: which rows' answers are targets.
+        gen_index: index of `<gen_emb>` per row, -1 in disc batches.
+    """
+
+    prompts: list[Rendered]
+    answer_start: list[int]
+    learn: list[bool]
+    gen_index: list[int]
+    teacher: Tensor | None
+
+
+class Trainer:
+    """Trains the checkpoint in `run / "model"`; build one with the run's first checkpoint there."""
+
+    def __init__(self, run: Path, source: PairSource, config: SFTConfig) -> None:
+        self.run, self.source, self.config = run, source, config
+        self.checkpoint = find_checkpoint(run / "model")
+        self.tokenizer = Tokenizer(self.checkpoint.directory)
+        limits = Limits()
+        self.renderer = Renderer(
+            self.tokenizer, self.checkpoint.chat_template, limits, self.checkpoint.tokens_per_second
+        )
+        self.patchify = Patchifier(self.checkpoint.patches, Access())
+        self.blank = self.patchify.image(blank_image())
+        self.model = load_model(self.checkpoint, config.device, "float32", "sdpa").train()
+        self.optimizers = self._optimizers()
+        self.step = 0
+        self._resume()
+
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        matrices: list[Tensor] = []
+        rest: list[Tensor] = []
+        for name, weight in self.model.named_parameters():
+            hidden = weight.ndim == 2 and "embed_tokens" not in name and "lm_head" not in name
+            (matrices if hidden else rest).append(weight)
+        config = self.config
+        # match_rms_adamw keeps one weight decay meaningful for both groups.
+        muon = torch.optim.Muon(
+            matrices, lr=config.lr, weight_decay=config.weight_decay, momentum=0.95
+        )
+        adam = torch.optim.AdamW(rest, lr=config.lr_adam, weight_decay=0.0, betas=(0.9, 0.98))
+        for optimizer in (muon, adam):
+            for group in optimizer.param_groups:
+                group["peak"] = group["lr"]
+        return [muon, adam]
+
+    def train(
+        self,
+        on_log: Callable[[dict[str, Any]], None] = lambda row: None,
+        on_save: Callable[[Path, int], None] = lambda run, step: None,
+        until: int | None = None,
+    ) -> None:
+        """Run to `config.steps`, or to `until`; Ctrl-C saves and stops."""
+        config, last = self.config, min(until or self.config.steps, self.config.steps)
+        began, logged = time.monotonic(), self.step
+        try:
+            for prepared in self._prefetched(last):
+                row = self._step(prepared)
+                self.step += 1
+                if self.step % config.log_every == 0 or self.step == last:
+                    now = time.monotonic()
+                    row |= {"step": self.step, "seconds": (now - began) / (self.step - logged)}
+                    began, logged = now, self.step
+                    self._log(row)
+                    on_log(row)
+                if self.step % config.save_every == 0 or self.step == last:
+                    self.save()
+                    on_save(self.run, self.step)
+        except KeyboardInterrupt:
+            self.save()
+            raise
+
+    def _step(self, prepared: Prepared) -> dict[str, Any]:
+        config = self.config
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * self._schedule()
+        kind = config.device.split(":")[0]
+        with (
+            torch.autocast(kind, torch.bfloat16, enabled=config.bf16),
+            sdpa_kernel(_BACKENDS[kind == "cpu"]),
+        ):
+            losses = self._losses(prepared)
+            total = sum(losses.values(), torch.zeros((), device=config.device))
+            total.backward()
+        norm = clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
+        if math.isfinite(float(norm)):
+            for optimizer in self.optimizers:
+                optimizer.step()
+        self.model.zero_grad(set_to_none=True)
+        return {name: round(float(v.detach()), 4) for name, v in losses.items()} | {
+            "grad": round(float(norm), 3), "gen_batch": prepared.gen_index[0] >= 0,
+        }  # fmt: skip
+
+    def _losses(self, prepared: Prepared) -> dict[str, Tensor]:
+        config = self.config
+        batch = build_batch(self.model, prepared.prompts, self.tokenizer.special.pad)
+        states = run_text(self.model, batch)
+        rows = torch.arange(len(prepared.prompts), device=states.device)
+        half = len(rows) // 2
+        disc = states[rows, batch.disc_index]
+        losses = {
+            "disc": config.weight_disc * info_nce(disc[:half], disc[half:], config.temperature)
+        }
+        if prepared.teacher is not None and config.weight_teacher:
+            teacher = prepared.teacher.to(states.device)
+            losses["teacher"] = config.weight_teacher * (
+                teacher_nce(disc[:half], teacher, config.temperature)
+                + teacher_nce(disc[half:], teacher, config.temperature)
+            )
+        if prepared.gen_index[0] >= 0:
+            gen = states[rows, torch.tensor(prepared.gen_index, device=states.device)]
+            losses["gen"] = config.weight_gen * info_nce(gen[:half], gen[half:], config.temperature)
+            losses["ce"] = config.weight_ce * self._answer_loss(prepared, states)
+        return losses
+
+    def _answer_loss(self, prepared: Prepared, states: Tensor) -> Tensor:
+        picked: list[Tensor] = []
+        targets: list[int] = []
+        for row, prompt in enumerate(prepared.prompts):
+            if prepared.learn[row]:
+                start = prepared.answer_start[row]
+                picked.append(states[row, start - 1 : len(prompt.ids) - 1])
+                targets += prompt.ids[start:].tolist()
+        if not picked:
+            return states.sum() * 0
+        target = torch.tensor(targets, device=states.device)
+        return next_token_loss(torch.cat(picked), target, self.model.lm_head.weight)
+
+    def prepare(self, batch: PairBatch) -> Prepared:
+        """Tokenize and patchify a batch; CPU work that runs ahead of the model."""
+        prompts: list[Rendered] = []
+        starts: list[int] = []
+        learn: list[bool] = []
+        gen_index: list[int] = []
+        prompt = get_prompt(DEFAULT_PROMPT)
+        for example in (*batch.queries, *batch.positives):
+            media = self._media(example, batch.blank)
+            item = example.item
+            if batch.blank and not item.media:
+                item = type(item)((blank_image(), *item.parts), item.instruction)
+            rendered = self.renderer.render(item, media, prompt, gen=batch.gen)
+            start = len(rendered.ids)
+            at = -1
+            if batch.gen:
+                rendered, at = self._with_answer(rendered, example)
+            else:  # nothing after <disc_emb> reaches its state
+                rendered = rendered.until(rendered.disc_index + 1)
+                start = len(rendered.ids)
+            prompts.append(rendered)
+            starts.append(start)
+            learn.append(batch.gen and example.answer is not None and example.answer.learn)
+            gen_index.append(at)
+        teacher = torch.from_numpy(batch.teacher) if batch.teacher is not None else None
+        return Prepared(prompts, starts, learn, gen_index, teacher)
+
+    def _media(self, example: Example, blank: bool) -> tuple[VisualInput, ...]:
+        media = tuple(self.patchify(m) for m in example.item.media)
+        return (self.blank,) if blank and not media else media
+
+    def _with_answer(self, rendered: Rendered, example: Example) -> tuple[Rendered, int]:
+        if example.answer is None:
+            raise ValueError("a gen batch needs an answer for every example")
+        special = self.tokenizer.special
+        # <|im_end|> follows, so that plain transformers' generate() ends there too.
+        answer = [*self.tokenizer.encode_trusted(example.answer.text), special.end]
+        following = int(rendered.positions.max()) + 1
+        run = np.arange(following, following + len(answer))
+        joined = Rendered(
+            np.concatenate([rendered.ids, np.array(answer)]),
+            np.concatenate([rendered.positions, np.broadcast_to(run, (3, len(run)))], axis=1),
+            rendered.media,
+            rendered.disc_index,
+        )
+        return joined, len(joined.ids) - 2
+
+    def _prefetched(self, last: int) -> Iterator[Prepared]:
+        """Batches prepared by one thread, two ahead; a failure there is raised here."""
+        waiting: queue.Queue[Prepared | BaseException] = queue.Queue(maxsize=2)
+        stop = threading.Event()
+        first = self.step
+
+        def work() -> None:
+            try:
+                for step in range(first, last):
+                    ready = self.prepare(self.source.batch(step))
+                    while not stop.is_set():
+                        try:
+                            waiting.put(ready, timeout=0.5)
+                            break
+                        except queue.Full:
+                            continue
+                    if stop.is_set():
+                        return
+            except BaseException as error:
+                waiting.put(error)
+
+        threading.Thread(target=work, daemon=True).start()
+        try:
+            for _ in range(first, last):
+                ready = waiting.get()
+                if isinstance(ready, BaseException):
+                    raise ready
+                yield ready
+        finally:
+            stop.set()
+
+    def _schedule(self) -> float:
+        """Warm-up, constant, then linear to zero over the last 40 %."""
+        config = self.config
+        rise = min(1.0, (self.step + 1) / max(1, config.warmup))
+        fall = (config.steps - self.step) / max(1.0, 0.4 * config.steps)
+        return min(rise, max(0.0, min(1.0, fall)))
+
+    def save(self) -> None:
+        """Write the model and the training state, each replaced in one step."""
+        state = {
+            "step": self.step,
+            "optimizers": [o.state_dict() for o in self.optimizers],
+            "weights": self.model.state_dict(),
+            "config": asdict(self.config),
+        }
+        temporary = self.run / "state.tmp"
+        torch.save(state, temporary)
+        save_weights(self.model, self.run / "model", torch.float32)
+        os.replace(temporary, self.run / "state.pt")
+
+    def _resume(self) -> None:
+        path = self.run / "state.pt"
+        if path.is_file():
+            state = torch.load(path, map_location=self.config.device, weights_only=True)
+            self.model.load_state_dict(state["weights"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                peaks = [g["peak"] for g in optimizer.param_groups]
+                optimizer.load_state_dict(saved)
+                for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                    group["peak"] = peak
+            self.step = int(state["step"])
+
+    def _log(self, row: dict[str, Any]) -> None:
+        with (self.run / "log.jsonl").open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(row) + "\n")
+
+
+def save_weights(model: Any, directory: Path, dtype: torch.dtype) -> None:
+    """model.safetensors of the published layout (hub key names), written in one step.
+
+    Key names are those of transformers up to 4.51 and of the published files: `visual.…`,
+    `model.layers.…`, `lm_head.weight` only when untied.
+    """
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Tensor] = {}
+    for name, value in model.state_dict().items():
+        if name == "lm_head.weight" and model.config.tie_word_embeddings:
+            continue
+        key = name.replace("model.visual.", "visual.").replace("model.language_model.", "model.")
+        tensors[key] = value.detach().to(dtype).contiguous().cpu()
+    temporary = directory / "model.safetensors.tmp"
+    save_file(tensors, temporary, metadata={"format": "pt"})
+    os.replace(temporary, directory / "model.safetensors")
+

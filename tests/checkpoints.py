@@ -1,0 +1,175 @@
+"""Seeded random checkpoints of both architectures in the published layout.
+
+They carry the 2B's true token ids (`<gen_emb>` 151657, `<disc_emb>` 151658), its `use_cache: false`,
+the 7B's sampling generation_config, Qwen2-VL's chat template and pixel limits; only the layers are
+small. `gen_bias` makes `<gen_emb>` likelier, so that greedy rows end at different lengths.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
+from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+
+_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# added_tokens.json of zhibinlan/UME-R1-2B: the first 16 ids after the 151,643 BPE tokens.
+ADDED = {
+    "<|endoftext|>": 151643, "<|im_start|>": 151644, "<|im_end|>": 151645,
+    "<|object_ref_start|>": 151646, "<|object_ref_end|>": 151647, "<|box_start|>": 151648,
+    "<|box_end|>": 151649, "<|quad_start|>": 151650, "<|quad_end|>": 151651,
+    "<|vision_start|>": 151652, "<|vision_end|>": 151653, "<|vision_pad|>": 151654,
+    "<|image_pad|>": 151655, "<|video_pad|>": 151656, "<gen_emb>": 151657, "<disc_emb>": 151658,
+}  # fmt: skip
+CHAT_TEMPLATE = (
+    "{% set image_count = namespace(value=0) %}{% set video_count = namespace(value=0) %}"
+    "{% for message in messages %}"
+    "{% if loop.first and message['role'] != 'system' %}"
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    "<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n{% else %}"
+    "{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' or 'image' in content or 'image_url' in content %}"
+    "{% set image_count.value = image_count.value + 1 %}"
+    "{% if add_vision_id %}Picture {{ image_count.value }}: {% endif %}"
+    "<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif content['type'] == 'video' or 'video' in content %}"
+    "{% set video_count.value = video_count.value + 1 %}"
+    "{% if add_vision_id %}Video {{ video_count.value }}: {% endif %}"
+    "<|vision_start|><|video_pad|><|vision_end|>"
+    "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def make_checkpoint(directory: Path, kind: str, *, gen_bias: float = 0.0, seed: int = 0) -> Path:
+    """Write a checkpoint of `qwen2_vl` or `qwen2_5_vl`."""
+    import transformers
+
+    directory.mkdir(parents=True, exist_ok=True)
+    _tokenizer(directory)
+    config = _config(kind)
+    config_class, model_class = {
+        "qwen2_vl": ("Qwen2VLConfig", "Qwen2VLForConditionalGeneration"),
+        "qwen2_5_vl": ("Qwen2_5_VLConfig", "Qwen2_5_VLForConditionalGeneration"),
+    }[kind]
+    torch.manual_seed(seed)
+    model = getattr(transformers, model_class)(getattr(transformers, config_class)(**config))
+    with torch.no_grad():
+        # Larger than a fresh model's weights: attention and positions must matter to the result.
+        for name, weight in model.named_parameters():
+            if weight.ndim > 1:
+                weight.normal_(0, 0.08 if "embed" not in name else 0.5)
+            elif name.endswith("bias"):
+                weight.normal_(0, 0.05)
+        if gen_bias:
+            model.lm_head.weight[ADDED["<gen_emb>"]] *= gen_bias
+    tensors = {
+        k.replace("model.visual.", "visual.").replace("model.language_model.", "model."): v.contiguous()
+        for k, v in model.state_dict().items()
+    }
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    _write(directory / "config.json", config)
+    # The 7B's: sampling unless told otherwise.
+    _write(
+        directory / "generation_config.json",
+        {
+            "do_sample": True, "temperature": 0.01, "top_k": 1, "top_p": 0.001,
+            "eos_token_id": [151645, 151643], "pad_token_id": 151643, "bos_token_id": 151643,
+        },
+    )  # fmt: skip
+    name = {"qwen2_vl": "Qwen2VLProcessor", "qwen2_5_vl": "Qwen2_5_VLProcessor"}[kind]
+    _write(
+        directory / "preprocessor_config.json",
+        {
+            "image_processor_type": "Qwen2VLImageProcessor", "processor_class": name,
+            "min_pixels": 3136, "max_pixels": 12845056, "patch_size": 14,
+            "temporal_patch_size": 2, "merge_size": 2, "do_resize": True, "do_rescale": True,
+            "rescale_factor": 1 / 255, "do_normalize": True, "do_convert_rgb": True,
+            "size": {"shortest_edge": 3136, "longest_edge": 12845056},
+            "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_std": [0.26862954, 0.26130258, 0.27577711],
+        },
+    )  # fmt: skip
+    return directory
+
+
+def _config(kind: str) -> dict[str, Any]:
+    vision: dict[str, Any] = {
+        "model_type": kind, "depth": 3, "num_heads": 4, "in_channels": 3, "in_chans": 3,
+        "patch_size": 14, "spatial_patch_size": 14, "spatial_merge_size": 2,
+        "temporal_patch_size": 2, "hidden_act": "quick_gelu",
+    }  # fmt: skip
+    if kind == "qwen2_vl":
+        vision |= {"embed_dim": 64, "hidden_size": 64, "mlp_ratio": 4}
+    else:
+        vision |= {
+            "hidden_size": 64, "intermediate_size": 128, "out_hidden_size": 64,
+            "hidden_act": "silu", "fullatt_block_indexes": [1], "window_size": 56,
+            "tokens_per_second": 2,
+        }  # fmt: skip
+    return {
+        "architectures": [
+            "Qwen2VLForConditionalGeneration"
+            if kind == "qwen2_vl"
+            else "Qwen2_5_VLForConditionalGeneration"
+        ],
+        "model_type": kind, "vocab_size": 151936, "hidden_size": 64, "intermediate_size": 160,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "hidden_act": "silu", "max_position_embeddings": 32768, "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0, "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
+        "tie_word_embeddings": False, "use_cache": False, "use_sliding_window": False,
+        "sliding_window": 32768, "max_window_layers": 3, "attention_dropout": 0.0,
+        "torch_dtype": "float32", "bos_token_id": 151643, "eos_token_id": 151645,
+        "image_token_id": 151655, "video_token_id": 151656, "vision_start_token_id": 151652,
+        "vision_end_token_id": 151653, "vision_token_id": 151654, "vision_config": vision,
+    }  # fmt: skip
+
+
+def _tokenizer(directory: Path) -> None:
+    """Bytes plus fillers up to 151,643 entries, so that the added tokens get their true ids."""
+    vocabulary = {character: i for i, character in enumerate(sorted(ByteLevel.alphabet()))}
+    for i in range(len(vocabulary), 151643):
+        vocabulary[f"filler {i}"] = i  # a space never occurs in byte-level tokens
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = Sequence(
+        [
+            Split(Regex(_PATTERN), behavior="isolated"),
+            ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in ADDED])
+    assert all(tokenizer.token_to_id(t) == i for t, i in ADDED.items())
+    tokenizer.save(str(directory / "tokenizer.json"))
+    _write(directory / "vocab.json", vocabulary)
+    (directory / "merges.txt").write_text("#version: 0.2\n", "utf-8")
+    _write(
+        directory / "tokenizer_config.json",
+        {
+            "tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>",
+            "pad_token": "<|endoftext|>", "bos_token": None, "unk_token": None,
+            "model_max_length": 32768, "padding_side": "left",
+            "added_tokens_decoder": {
+                str(i): {
+                    "content": t, "lstrip": False, "rstrip": False, "normalized": False,
+                    "single_word": False, "special": True,
+                }
+                for t, i in ADDED.items()
+            },
+            "additional_special_tokens": [t for t in ADDED if t != "<|endoftext|>"],
+        },
+    )  # fmt: skip
+    _write(directory / "chat_template.json", {"chat_template": CHAT_TEMPLATE})
+
+
+def _write(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value), "utf-8")
