@@ -1,6 +1,6 @@
 """Seeded random checkpoints of both architectures in the published layout.
 
-They carry the 2B's true token ids (`<gen_emb>` 151657, `<disc_emb>` 151658), its `use_cache: false`,
+They carry the 2B's true token ids (`<gen_emb>` 151657, `<disc_emb>` 151658) and `use_cache: false`,
 the 7B's sampling generation_config, Qwen2-VL's chat template and pixel limits; only the layers are
 small. `gen_bias` makes `<gen_emb>` likelier, so that greedy rows end at different lengths.
 """
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+from ume_train.sft import save_weights
 
 _PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -71,11 +71,7 @@ def make_checkpoint(directory: Path, kind: str, *, gen_bias: float = 0.0, seed: 
                 weight.normal_(0, 0.05)
         if gen_bias:
             model.lm_head.weight[ADDED["<gen_emb>"]] *= gen_bias
-    tensors = {
-        k.replace("model.visual.", "visual.").replace("model.language_model.", "model."): v.contiguous()
-        for k, v in model.state_dict().items()
-    }
-    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    save_weights(model, directory, torch.float32)
     _write(directory / "config.json", config)
     # The 7B's: sampling unless told otherwise.
     _write(

@@ -1,9 +1,9 @@
 """The published recipe, written out as the parity oracle: one item at a time, plain transformers.
 
-Follows the README's code (`shared` in the facts as r1), with its three accidents repaired: `fps`
-is taken from `process_vision_info` (transformers 5.x ignores it and assumes 24); when `<gen_emb>` never came or is the last token, the state is
-that of one more forward pass over `<gen_emb>`; and the videos, which `process_vision_info` already
-resized, are not resized a second time by processors newer than the recipe.
+Follows the README's code with its three accidents repaired: `fps` is taken from
+`process_vision_info` (transformers 5.x ignores it and assumes 24); when `<gen_emb>` never came or
+is the last token, the state is that of one more forward pass over `<gen_emb>`; and the videos,
+which `process_vision_info` already resized, are not resized again by processors newer than it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import qwen_vl_utils.vision_process as vision_process
 import torch
 from qwen_vl_utils import process_vision_info
 from transformers import AutoProcessor
+
 from ume_core.prompts import PROMPTS
 from ume_core.results import Vectors
 
@@ -52,7 +53,8 @@ class Recipe:
         self.processor: Any = AutoProcessor.from_pretrained(directory)
         vocabulary = self.processor.tokenizer.get_vocab()
         self.gen_id, self.disc_id = vocabulary[GEN], vocabulary[DISC]
-        vision_process.VIDEO_READER_BACKENDS["torchvision"] = read_video_like_torchvision
+        backends: dict[str, Any] = vision_process.VIDEO_READER_BACKENDS
+        backends["torchvision"] = read_video_like_torchvision
         vision_process.get_video_reader_backend = lambda: "torchvision"
 
     def inputs(self, content: list[dict[str, Any]], gen: bool) -> Any:
@@ -63,15 +65,16 @@ class Recipe:
         text = self.processor.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True
         )
-        images, videos, video_kwargs = process_vision_info(messages, return_video_kwargs=True)
+        found: Any = process_vision_info(messages, return_video_kwargs=True)
+        images, videos, video_kwargs = found
         extra: dict[str, Any] = {}
-        if videos:
+        if videos and video_kwargs:
             extra = {"videos_kwargs": {"do_resize": False, "do_sample_frames": False}}
             extra["videos_kwargs"]["fps"] = video_kwargs["fps"][0]
         inputs = self.processor(
             text=[text], images=images, videos=videos, padding=True, return_tensors="pt", **extra
         )
-        if "second_per_grid_ts" in inputs:
+        if video_kwargs and "second_per_grid_ts" in inputs:
             inputs["second_per_grid_ts"] = torch.tensor([2.0 / f for f in video_kwargs["fps"]])
         return inputs
 

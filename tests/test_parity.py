@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from tests.conftest import PARITY
+from tests.recipe import Recipe
 from ume_core import Item, LoadOptions, Text
 from ume_core.results import Vectors
 from ume_core.signature import Mode
 from ume_torch import TorchEmbedder
-
-from tests.conftest import PARITY
-from tests.recipe import Recipe
 
 TOLERANCE = 1e-5
 BUDGET = 12

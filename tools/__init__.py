@@ -1,0 +1,1 @@
+"""Set-up, quickstart, test, benchmark and nano builder; no library code."""

@@ -1,0 +1,1 @@
+"""Building ume-nano: data, tokenizer, training, evaluation."""

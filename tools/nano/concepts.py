@@ -20,7 +20,28 @@ UNSEEN_SUBGROUPS = frozenset(
     "musical-instrument food-sweet transport-water animal-bug animal-marine plant-flower tool"
     " dishware place-religious science mail face-tongue transport-air monkey-face".split()
 )
-_SMALL_WORDS = frozenset("a an and at by for from in into not of off on or the to up with".split())
+_SMALL_WORDS = frozenset(
+    [
+        "a",
+        "an",
+        "and",
+        "at",
+        "by",
+        "for",
+        "from",
+        "in",
+        "into",
+        "not",
+        "of",
+        "off",
+        "on",
+        "or",
+        "the",
+        "to",
+        "up",
+        "with",
+    ]
+)
 # Names of drawing variants, not of what is drawn.
 _VARIANTS = frozenset("outline variant filled thin alt box".split())
 

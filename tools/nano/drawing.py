@@ -138,7 +138,7 @@ def pair_scene(
     half = side // 2
     near = rng.integers(0, max(1, half // 4), 2)  # jitter across the axis
     low, high = (0, int(near[0])), (half, int(near[1]))
-    spots = {
+    spots: dict[str, tuple[tuple[int, int], ...]] = {
         "left of": ((low[1] + half // 3, 0), (high[1] + half // 3, half)),
         "above": ((0, low[1] + half // 3), (half, high[1] + half // 3)),
     }
@@ -176,7 +176,9 @@ def clip(
             size = round(side * (0.3 + 0.65 * share))
             top = left = (side - size) // 2
         else:
-            travel = round((side - size) * (part if motion.endswith(("right", "down")) else 1 - part))
+            travel = round(
+                (side - size) * (part if motion.endswith(("right", "down")) else 1 - part)
+            )
             sideways = motion.endswith(("left", "right"))
             top, left = (offset, travel) if sideways else (travel, offset)
         canvas = background(side, colour)

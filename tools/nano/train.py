@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ume_train.sft import SFTConfig, Trainer
 
 from tools.nano import model
 from tools.nano.recipe import NanoSource, Schedule, corpus, teacher_vectors
 from tools.nano.sprites import load_sprites
 from tools.nano.tokenizer import train_tokenizer
+from ume_train.sft import SFTConfig, Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "nano"

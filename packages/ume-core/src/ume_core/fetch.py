@@ -10,11 +10,11 @@ import re
 import socket
 import ssl
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, unquote_to_bytes, urljoin, urlsplit
 
-from ume_core.errors import LimitExceeded, MediaError, PolicyViolation
+from ume_core.errors import LimitExceeded, MediaError, PolicyViolation, UmeError
 from ume_core.limits import Limits, Policy
 
 _MAX_REDIRECTS = 5
@@ -26,8 +26,8 @@ _URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+:")
 class Access:
     """The policy and limits one engine reads media under."""
 
-    policy: Policy = Policy()
-    limits: Limits = Limits()
+    policy: Policy = field(default_factory=Policy)
+    limits: Limits = field(default_factory=Limits)
 
 
 def read_source(source: str | Path | bytes, access: Access) -> bytes:
@@ -125,6 +125,8 @@ def _download(url: str, access: Access) -> bytes:
     for _ in range(_MAX_REDIRECTS + 1):
         try:
             target = _get(url, access, deadline)
+        except UmeError:  # PolicyViolation is an OSError too
+            raise
         except (OSError, http.client.HTTPException, UnicodeError) as error:
             raise MediaError(
                 f"cannot fetch {describe(url)}: {error}", fix="check the URL and the network"
@@ -191,7 +193,9 @@ def _resolve(host: str, port: int, policy: Policy) -> str:
     The connection then goes to this very address, so a name that resolves differently the second
     time (DNS rebinding) gains nothing.
     """
-    addresses = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    addresses = [
+        str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    ]
     if policy.private_networks:
         return addresses[0]
     for address in addresses:

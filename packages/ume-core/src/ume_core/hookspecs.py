@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import pluggy
 

@@ -25,7 +25,9 @@ MediaSource: TypeAlias = "str | Path | bytes | PILImage.Image | Array"
 IMAGE_SUFFIXES = frozenset(
     ".png .jpg .jpeg .webp .gif .bmp .tif .tiff .ppm .pgm .avif .ico".split()
 )
-VIDEO_SUFFIXES = frozenset(".mp4 .mkv .webm .mov .avi .m4v .mpg .mpeg .ogv".split())
+VIDEO_SUFFIXES = frozenset(
+    [".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ogv"]
+)
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def as_item(value: ItemLike) -> Item:
     if isinstance(value, Item):
         return value
     if isinstance(value, Mapping):
-        entry = cast("Mapping[str, Any]", value)
+        entry = value
         if "role" in entry:
             return _from_conversation([entry])
         parts = _parts_of_mapping(entry)
@@ -190,10 +192,9 @@ def as_items(values: Sequence[ItemLike]) -> list[Item]:
 
 def check_batch(values: object) -> None:
     """Refuse what is not a list of items but is easily mistaken for one."""
+    kind = type(values).__name__
     if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, (list, tuple)):
-        raise InvalidItem(
-            f"embed() takes a list of items, not {type(values).__name__}", fix="wrap it in a list"
-        )
+        raise InvalidItem(f"embed() takes a list of items, not {kind}", fix="wrap it in a list")
     members = cast("Sequence[Any]", values)
     if members and all(isinstance(m, Mapping) and "role" in m for m in members):
         raise InvalidItem(
@@ -270,9 +271,10 @@ def _parts_of_mapping(entry: Mapping[str, Any]) -> list[Part]:
 def _image(value: Any, options: dict[str, Any]) -> Image:
     if isinstance(value, Image):
         return value
-    if isinstance(value, Mapping) and "url" in value:  # the OpenAI form of image_url
-        value = cast("Mapping[str, Any]", value)["url"]
-    return Image(value, **options)
+    source = value
+    if isinstance(value, Mapping):  # the OpenAI form of image_url
+        source = cast("Mapping[str, Any]", value).get("url")
+    return Image(cast("MediaSource", source), **options)
 
 
 def _video(value: Any, options: dict[str, Any]) -> Video:

@@ -233,4 +233,3 @@ def _select_frames(container: Any, video: Video, name: str, limits: Limits) -> F
     }
     sample_fps = count / max(total, 1e-6) * rate
     return Frames([images[number] for number in chosen], sample_fps)
-

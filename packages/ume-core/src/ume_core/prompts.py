@@ -34,7 +34,8 @@ class Prompt:
 
 
 _LINES = (
-    "Represent the above input text, images, videos, or any combination of the three as embeddings.",
+    "Represent the above input text, images, videos, or any combination of the three as"
+    " embeddings.",
     "First output the thinking process in <think> </think> tags and then summarize the entire"
     " input in a word or sentence.",
     "Finally, use the <gen_emb> tag to represent the entire input.",
@@ -57,7 +58,9 @@ def get_prompt(name: str) -> Prompt:
         return PROMPTS[name]
     except KeyError:
         known = ", ".join(sorted(PROMPTS))
-        raise InvalidOption(f"unknown prompt version {name!r}", fix=f"use one of: {known}") from None
+        raise InvalidOption(
+            f"unknown prompt version {name!r}", fix=f"use one of: {known}"
+        ) from None
 
 
 def strip_recipe_suffix(text: str) -> str:

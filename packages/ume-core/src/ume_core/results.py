@@ -112,4 +112,4 @@ def similarity(a: EmbeddingResult, b: EmbeddingResult, mode: str = "disc") -> Ve
     """
     check = "disc" if mode == "disc" else "gen"
     a.signature.for_mode(check).check(b.signature.for_mode(check))
-    return a.vectors(mode) @ b.vectors(mode).T
+    return np.inner(a.vectors(mode), b.vectors(mode))

@@ -23,7 +23,6 @@ from ume_core import (
     Video,
     similarity,
 )
-
 from ume_r1.loading import load
 
 __all__ = [

@@ -38,7 +38,9 @@ def load(
     known = {f.name for f in fields(LoadOptions)}
     unknown = sorted(set(changes) - known)
     if unknown:
-        raise InvalidOption(f"unknown option {unknown[0]!r}", fix=f"use: {', '.join(sorted(known))}")
+        raise InvalidOption(
+            f"unknown option {unknown[0]!r}", fix=f"use: {', '.join(sorted(known))}"
+        )
     chosen = replace(options or LoadOptions(), **changes)
     spec = _engine(engine)
     location, chosen = _locate(model, chosen)

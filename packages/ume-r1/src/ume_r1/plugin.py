@@ -5,7 +5,11 @@ from __future__ import annotations
 from ume_core.hookspecs import CommandSpec, hookimpl
 
 _COMMANDS = {
-    "models": ("list models", "ume_r1.commands.listing:no_arguments", "ume_r1.commands.listing:models"),
+    "models": (
+        "list models",
+        "ume_r1.commands.listing:no_arguments",
+        "ume_r1.commands.listing:models",
+    ),
     "plugins": (
         "list plugins and why one is unavailable",
         "ume_r1.commands.listing:no_arguments",

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from ume_core.errors import CheckpointError, InvalidOption
 
+from ume_core.errors import CheckpointError, InvalidOption
 from ume_torch.patches import PatchConfig
 
 ARCHITECTURES = {
@@ -107,6 +107,7 @@ def load_model(checkpoint: Checkpoint, device: str, dtype: str, attention: str) 
         attention: `sdpa`, `eager` or `flash_attention_2`.
     """
     import transformers
+    from safetensors import SafetensorError
 
     if dtype not in DTYPES:
         raise InvalidOption(f"unknown dtype {dtype!r}", fix=f"use one of: {', '.join(DTYPES)}")
@@ -121,7 +122,7 @@ def load_model(checkpoint: Checkpoint, device: str, dtype: str, attention: str) 
                 local_files_only=True,
                 output_loading_info=True,
             )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise CheckpointError(
                 f"{checkpoint.directory} cannot be loaded: {error}", fix="download it again"
             ) from error

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
 from ume_core.embedder import OnError, Progress, Sampling, prepare_items, require_mode
 from ume_core.errors import InvalidOption, LimitExceeded, UmeError
 from ume_core.items import Item, ItemLike, check_batch
@@ -18,7 +19,6 @@ from ume_core.loading import LoadOptions
 from ume_core.prompts import ANSWER_CLOSE, ANSWER_OPEN, GEN_TOKEN, THINK_CLOSE, THINK_OPEN
 from ume_core.results import EmbeddingResult, Record, Sample, Vectors
 from ume_core.signature import Mode, Signature
-
 from ume_torch.checkpoint import find_checkpoint, load_model, weights_digest
 from ume_torch.forward import build_batch, run_text
 from ume_torch.generate import Generation, generate
@@ -288,4 +288,3 @@ def _attention(attention: str, device: str) -> str:
             fix='use attention="sdpa" (or "auto"), which gives the same vectors',
         )
     return attention
-

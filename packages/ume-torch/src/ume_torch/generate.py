@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from ume_core.embedder import Sampling
 
+from ume_core.embedder import Sampling
 from ume_torch.forward import Batch
 from ume_torch.tokens import SpecialTokens
 
@@ -143,7 +143,7 @@ def _forward(model: Any, running: _Running, tokens: list[int]) -> None:
 class _Greedy:
     """The likeliest token, whatever the checkpoint's generation_config says."""
 
-    def __call__(self, logits: Tensor, rows: list[int]) -> list[int]:
+    def __call__(self, logits: Tensor, rows: list[int]) -> list[int]:  # noqa: ARG002
         return logits.argmax(dim=-1).tolist()
 
 

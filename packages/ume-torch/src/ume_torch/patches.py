@@ -16,6 +16,7 @@ import torch
 from PIL import Image as PILImage
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
+
 from ume_core.errors import CheckpointError, InvalidItem, LimitExceeded
 from ume_core.fetch import Access
 from ume_core.items import Image, Video
@@ -197,9 +198,7 @@ class Patchifier:
         return out.reshape(rows, -1)
 
 
-def _resize_frames(
-    frames: npt.NDArray[np.uint8], size: tuple[int, int]
-) -> npt.NDArray[np.uint8]:
+def _resize_frames(frames: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
     """(T, H, W, 3) -> (T, h, w, 3) with torch's kernel, as upstream.
 
     It rounds uint8 differently from Pillow's: embeddings differ by up to 2e-4.

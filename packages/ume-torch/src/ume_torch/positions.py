@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from ume_core.sizes import MERGE
 
+from ume_core.sizes import MERGE
 from ume_torch.patches import VisualInput
 
 Positions = npt.NDArray[np.int64]

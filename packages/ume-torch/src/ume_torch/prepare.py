@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from PIL import Image as PILImage
-from ume_core.fetch import Access
+
 from ume_core.errors import InvalidOption
+from ume_core.fetch import Access
 from ume_core.items import Image, Item
 from ume_core.loading import LoadOptions
 from ume_core.prompts import get_prompt
-
 from ume_torch.checkpoint import Checkpoint
 from ume_torch.patches import Patchifier
 from ume_torch.render import Rendered, Renderer

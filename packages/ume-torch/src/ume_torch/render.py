@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from ume_core.errors import CheckpointError, LimitExceeded
-from ume_core.items import Image, Item, Part, Text
+from ume_core.items import Image, Item, Text
 from ume_core.limits import Limits
 from ume_core.prompts import Prompt
-
 from ume_torch.patches import VisualInput
 from ume_torch.positions import Positions, mrope_positions
 from ume_torch.tokens import SpecialTokens, Tokenizer

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as RustTokenizer
+
 from ume_core.errors import CheckpointError
 from ume_core.prompts import DISC_TOKEN, GEN_TOKEN
 

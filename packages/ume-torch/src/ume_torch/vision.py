@@ -14,8 +14,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from ume_core.sizes import MERGE
 
+from ume_core.sizes import MERGE
 from ume_torch.patches import VisualInput
 
 

@@ -25,6 +25,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import clip_grad_norm_
+
+from ume_core.fetch import Access
 from ume_core.limits import Limits
 from ume_core.prompts import DEFAULT_PROMPT, get_prompt
 from ume_torch.checkpoint import find_checkpoint, load_model
@@ -33,8 +35,6 @@ from ume_torch.patches import Patchifier, VisualInput
 from ume_torch.prepare import blank_image
 from ume_torch.render import Rendered, Renderer
 from ume_torch.tokens import Tokenizer
-
-from ume_core.fetch import Access
 from ume_train.data import Example, PairBatch, PairSource
 from ume_train.losses import info_nce, next_token_loss, teacher_nce
 
@@ -343,4 +343,3 @@ def save_weights(model: Any, directory: Path, dtype: torch.dtype) -> None:
     temporary = directory / "model.safetensors.tmp"
     save_file(tensors, temporary, metadata={"format": "pt"})
     os.replace(temporary, directory / "model.safetensors")
-

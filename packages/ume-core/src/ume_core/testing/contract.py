@@ -1,4 +1,4 @@
-"""The tests every engine must pass; subclass `EmbedderContract` and give it an `embedder` fixture."""
+"""The tests every engine must pass: subclass `EmbedderContract`, give it an `embedder` fixture."""
 
 from __future__ import annotations
 

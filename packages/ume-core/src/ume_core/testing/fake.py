@@ -72,6 +72,7 @@ class FakeEmbedder:
     ) -> EmbeddingResult:
         """See `Embedder.embed`."""
         require_mode(mode, self._modes, self.name)
+        del max_new_tokens  # its one token always fits
         digests = prepare_items(items, self._digest, instruction=instruction, on_error=on_error)
         count = sampling.n if sampling is not None else 1
         disc = np.full((len(digests), self._dimensions), np.nan, dtype=np.float32)

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
 from ume_core.embedder import Embedder
 from ume_core.errors import MediaError
 from ume_core.items import Item, Text, part_from_path
@@ -17,13 +18,14 @@ from ume_core.limits import Limits
 from ume_core.loading import LoadOptions
 from ume_core.prompts import PROMPTS
 from ume_core.signature import MODES
-
 from ume_r1.loading import DEFAULT_MODEL, load
 
 TEXT_SUFFIXES = frozenset((".txt", ".md"))
 
 
-def model_arguments(parser: argparse.ArgumentParser, *, default: str | None = DEFAULT_MODEL) -> None:
+def model_arguments(
+    parser: argparse.ArgumentParser, *, default: str | None = DEFAULT_MODEL
+) -> None:
     """How the model is loaded."""
     group = parser.add_argument_group("model")
     group.add_argument("--model", default=default, help="alias, checkpoint directory or hub id")

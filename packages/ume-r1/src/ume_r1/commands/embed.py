@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from ume_core.embedder import Sampling
 from ume_core.errors import InvalidItem, InvalidOption, UmeError
 from ume_core.items import Item, ItemLike, Text
 from ume_core.limits import Limits
 from ume_core.results import EmbeddingResult, Record
-
 from ume_r1.commands.common import (
     item_from_file,
     load_from,
@@ -31,7 +31,7 @@ def embed_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `ume embed`."""
     _inputs(parser)
     mode_argument(parser)
-    parser.add_argument("--out", type=Path, help="FILE.npz, .jsonl or .parquet (default: JSON lines)")
+    parser.add_argument("--out", type=Path, help=".npz, .jsonl or .parquet (default: JSON lines)")
     parser.add_argument("--samples", type=int, default=None, help="gen: sample this many times")
     parser.add_argument("--temperature", type=float, default=1.0, help="of --samples")
     parser.add_argument("--seed", type=int, default=0, help="of --samples")
@@ -95,7 +95,9 @@ def explain(args: argparse.Namespace) -> int:
         if record.status == "failed":
             continue
         print(f"{name}\n  thinking: {record.thinking or '-'}\n  summary:  {record.summary or '-'}")
-        print(f"  tokens:   {record.generated_tokens} generated, {record.prompt_tokens} in the prompt")
+        print(
+            f"  tokens:   {record.generated_tokens} generated, {record.prompt_tokens} in the prompt"
+        )
         if record.status == "forced":
             print(f"  forced:   {record.reason}")
     return report_failures(names, result.records)

@@ -10,7 +10,6 @@ from ume_core.errors import InvalidItem, InvalidOption, SignatureMismatch
 from ume_core.items import Image, Item, Part, Text, Video
 from ume_core.limits import Policy
 from ume_core.signature import Mode
-
 from ume_r1.commands.common import load_from, mode_argument, model_arguments, progress_bar
 from ume_r1.index import Index, build_index
 from ume_r1.index.page import write_page
@@ -34,7 +33,9 @@ def search_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--video", type=Path, help="look for this clip; words may refine it")
     parser.add_argument("--instruction", default=None, help="task instruction before the query")
     parser.add_argument("--top", type=int, default=5, help="results to show (default: 5)")
-    parser.add_argument("--html", type=Path, metavar="PAGE", help="also write a page with thumbnails")
+    parser.add_argument(
+        "--html", type=Path, metavar="PAGE", help="write a page with thumbnails too"
+    )
     mode_argument(parser, default=None)
     model_arguments(parser, default=None)
 
@@ -43,7 +44,9 @@ def index(args: argparse.Namespace) -> int:
     """Bring an index up to date with a folder."""
     folder = args.folder.resolve()
     if not folder.is_dir():
-        raise InvalidOption(f"no folder {args.folder}", fix="name a directory with pictures or clips")
+        raise InvalidOption(
+            f"no folder {args.folder}", fix="name a directory with pictures or clips"
+        )
     # Only the folder's own files: a picture list inside a file cannot lead the reader elsewhere.
     model = load_from(args, policy=Policy(roots=(folder,), urls=False))
     signature = model.signature(args.mode)
@@ -56,9 +59,7 @@ def index(args: argparse.Namespace) -> int:
     name = str(Path(args.model).resolve()) if Path(args.model).is_dir() else args.model
     if signature.model == args.model:  # an alias or hub id, also where a directory has its name
         name = args.model
-    store = Index.create(
-        args.to, Description(str(folder), name, args.mode, signature, options)
-    )
+    store = Index.create(args.to, Description(str(folder), name, args.mode, signature, options))
     with progress_bar("indexing") as bar:
         task = bar.add_task("", total=None)
         report = build_index(
@@ -69,8 +70,9 @@ def index(args: argparse.Namespace) -> int:
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     print(
-        f"{len(store)} items in {args.to}: {report.embedded} embedded, {report.unchanged} unchanged, "
-        f"{report.moved} moved, {report.removed} removed, {len(report.skipped)} skipped"
+        f"{len(store)} items in {args.to}: {report.embedded} embedded, "
+        f"{report.unchanged} unchanged, {report.moved} moved, {report.removed} removed, "
+        f"{len(report.skipped)} skipped"
     )
     for path, reason in report.skipped.items():
         print(f"skipped {path}: {reason}", file=sys.stderr)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
+
 from ume_core.embedder import Embedder
 from ume_core.errors import InvalidOption, UmeError
 from ume_core.items import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Item
 from ume_core.limits import Limits
-
 from ume_r1.commands.common import TEXT_SUFFIXES, item_from_file
 from ume_r1.index.store import Index, Row
 
@@ -159,9 +159,7 @@ def _embed(
             except UmeError as error:
                 report.skipped[file.path] = str(error)
         if items:
-            result = model.embed(
-                items, mode=mode, max_new_tokens=max_new_tokens, on_error="record"
-            )
+            result = model.embed(items, mode=mode, max_new_tokens=max_new_tokens, on_error="record")
             rows: list[Row] = []
             for i, (file, record) in enumerate(zip(files, result.records, strict=True)):
                 if record.status == "failed":

@@ -8,18 +8,19 @@ from html import escape
 from pathlib import Path
 
 from PIL import Image as PILImage
+
 from ume_core.errors import UmeError
 from ume_core.fetch import Access
 from ume_core.items import Image, Item, Text, Video
 from ume_core.media import load_video, open_image
 from ume_core.results import Record
-
 from ume_r1.index.store import Description, Hit
 
 _SIDE = 240
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; }
-body { font: 16px/1.45 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 16px/1.45 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto;
+  padding: 0 1rem; }
 h1 { font-size: 1.3rem; } .muted { opacity: .7; font-size: .9rem; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem;
   padding: 0; list-style: none; }

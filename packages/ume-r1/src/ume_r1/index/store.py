@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
 from ume_core.errors import InvalidOption, SignatureMismatch
 from ume_core.results import Vectors
 from ume_core.signature import Mode, Signature
@@ -132,7 +133,9 @@ class Index:
                     fix="choose another --to, or delete it",
                 )
             return index
-        if directory.is_dir() and any(p.name not in ("lance", ".lock") for p in directory.iterdir()):
+        if directory.is_dir() and any(
+            p.name not in ("lance", ".lock") for p in directory.iterdir()
+        ):
             raise InvalidOption(f"{directory} is not empty and no index", fix="choose another --to")
         directory.mkdir(parents=True, exist_ok=True)
         stored = {
@@ -159,7 +162,8 @@ class Index:
             stored = self.description
             raise SignatureMismatch(
                 f"{self.directory} holds other vectors ({'; '.join(found)})",
-                fix=f"use --model {stored.model} --mode {stored.mode}, or index into a new directory",
+                fix=f"use --model {stored.model} --mode {stored.mode}, "
+                "or index into a new directory",
             )
 
     @contextmanager
@@ -207,9 +211,9 @@ class Index:
         """The `top` most similar files to a unit vector (dimensions,), best first; exact."""
         if len(self) == 0:
             return []
-        query = self._table.search(vector.tolist(), vector_column_name=mode).distance_type("dot")
+        query: Any = self._table.search(vector.tolist(), vector_column_name=mode)
         folder = Path(self.description.folder)
-        found = query.limit(top).to_arrow().to_pylist()
+        found = query.distance_type("dot").limit(top).to_arrow().to_pylist()
         # LanceDB's dot distance is 1 - cosine for unit vectors.
         return [
             Hit(folder / r["path"], r["kind"], 1 - r["_distance"], r["thinking"], r["summary"])

@@ -1,0 +1,81 @@
+"""SFT: losses against their definitions, and a resumed run against an uninterrupted one."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image as PILImage
+
+import ume_nano
+from ume_core import Image, Item, Text
+from ume_train.data import Answer, Example, PairBatch
+from ume_train.losses import info_nce, next_token_loss, teacher_nce
+from ume_train.sft import SFTConfig, Trainer
+
+
+def test_info_nce_is_the_mean_of_both_directions() -> None:
+    torch.manual_seed(0)
+    q, p = torch.randn(4, 8), torch.randn(4, 8)
+    cosine = np.array([[float(torch.cosine_similarity(a, b, 0)) for b in p] for a in q]) / 0.1
+
+    def rows(scores: np.ndarray) -> float:
+        return float(np.mean([np.log(np.exp(r).sum()) - r[i] for i, r in enumerate(scores)]))
+
+    expected = (rows(cosine) + rows(cosine.T)) / 2
+    assert abs(float(info_nce(q, p, 0.1)) - expected) < 1e-5
+
+
+def test_pairs_that_match_cost_less_than_pairs_that_do_not() -> None:
+    x = torch.eye(5)
+    assert info_nce(x, x, 0.05) < 1e-3 < info_nce(x, x.flip(0), 0.05)
+    assert teacher_nce(x, x, 0.05) < teacher_nce(x.flip(0), x, 0.05)
+    unknown = torch.full((5, 5), torch.nan)
+    assert float(teacher_nce(x, unknown, 0.05)) == 0
+
+
+def test_next_token_loss_is_the_log_of_the_vocabulary_without_knowledge() -> None:
+    loss = next_token_loss(torch.zeros(3, 4), torch.tensor([0, 1, 2]), torch.randn(10, 4))
+    assert abs(float(loss) - np.log(10)) < 1e-5
+
+
+class Source:
+    """Colours and their names; every third batch trains answers."""
+
+    names = ("red", "green", "blue", "white", "black", "yellow")
+
+    def batch(self, step: int) -> PairBatch:
+        rng = np.random.default_rng(step)
+        names = [str(n) for n in rng.permutation(self.names)[:4]]
+        answers = [Answer(f"It is {n}.", n, learn=bool(rng.random() < 0.8)) for n in names]
+        pictures = [Item((Image(PILImage.new("RGB", (56, 56), n)),)) for n in names]
+        return PairBatch(
+            [Example(i, a) for i, a in zip(pictures, answers, strict=True)],
+            [Example(Item((Text(n),)), a) for n, a in zip(names, answers, strict=True)],
+            gen=step % 3 == 2,
+            teacher=rng.standard_normal((4, 16)).astype(np.float32) if step % 2 else None,
+        )
+
+
+def _run(tmp_path: Path, name: str, stops: list[int]) -> tuple[dict[str, torch.Tensor], list[str]]:
+    run = tmp_path / name
+    shutil.copytree(ume_nano.path(), run / "model")
+    config = SFTConfig(steps=8, warmup=2, save_every=100, log_every=1, bf16=False, weight_teacher=0)
+    for stop in stops:
+        Trainer(run, Source(), config).train(until=stop)
+    return Trainer(run, Source(), config).model.state_dict(), (
+        run / "log.jsonl"
+    ).read_text().splitlines()
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    whole, log = _run(tmp_path, "whole", [8])
+    parts, _ = _run(tmp_path, "parts", [3, 5, 8])
+    assert len(log) == 8
+    for name, weight in whole.items():
+        torch.testing.assert_close(parts[name], weight, rtol=0, atol=1e-6)
+    saved = Trainer(tmp_path / "parts", Source(), SFTConfig(steps=8, bf16=False))
+    assert saved.step == 8

@@ -1,0 +1,30 @@
+"""The contract kit against every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import ume_nano
+from ume_core.testing import EmbedderContract
+from ume_torch import TorchEmbedder
+
+
+class TestTorchQwen2(EmbedderContract):
+    @pytest.fixture(scope="class")
+    def embedder(self, checkpoint: Callable[[str], Path]) -> TorchEmbedder:
+        return TorchEmbedder(checkpoint("qwen2_vl"))
+
+
+class TestTorchQwen25(EmbedderContract):
+    @pytest.fixture(scope="class")
+    def embedder(self, checkpoint: Callable[[str], Path]) -> TorchEmbedder:
+        return TorchEmbedder(checkpoint("qwen2_5_vl"))
+
+
+class TestTorchNano(EmbedderContract):
+    @pytest.fixture(scope="class")
+    def embedder(self) -> TorchEmbedder:
+        return TorchEmbedder(ume_nano.path())

@@ -1,0 +1,202 @@
+"""The PyTorch engine: loading, limits, threads, sampling, options."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import ume_r1
+from ume_core import (
+    CheckpointError,
+    Image,
+    InvalidOption,
+    LimitExceeded,
+    Limits,
+    LoadOptions,
+    Sampling,
+    Video,
+)
+from ume_core.testing.contract import mixed_items, picture
+from ume_torch import TorchEmbedder
+
+Make = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def engine(checkpoint: Make) -> TorchEmbedder:
+    return TorchEmbedder(checkpoint("qwen2_vl"))
+
+
+def test_threads_share_one_engine(engine: TorchEmbedder) -> None:
+    items = mixed_items()
+    expected = engine.embed(items, mode="both", max_new_tokens=6)
+    found: list[tuple[int, float]] = []
+
+    def work(row: int) -> None:
+        for _ in range(3):
+            result = engine.embed([items[row]], mode="both", max_new_tokens=6)
+            assert result.gen is not None and expected.gen is not None
+            found.append((row, float(np.abs(result.gen[0] - expected.gen[row]).max())))
+
+    threads = [threading.Thread(target=work, args=(row,)) for row in range(len(items))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 3 * len(items)
+    assert max(difference for _, difference in found) < 1e-5
+
+
+def test_bf16_stays_near_float32_and_says_so(checkpoint: Make, engine: TorchEmbedder) -> None:
+    half = TorchEmbedder(checkpoint("qwen2_vl"), LoadOptions(dtype="bfloat16"))
+    ours, exact = half.embed(mixed_items()).disc, engine.embed(mixed_items()).disc
+    assert ours is not None and exact is not None
+    assert (ours * exact).sum(axis=1).min() > 0.99
+    assert half.signature("disc").differences(engine.signature("disc")) == [
+        "dtype: bfloat16 != float32"
+    ]
+
+
+def test_prompt_policy_and_order_change_vectors_and_signature(checkpoint: Make) -> None:
+    items = ["a text", ["before ", Image(picture(1)), " after"]]
+    base = TorchEmbedder(checkpoint("qwen2_vl"))
+    plain = base.embed(items, mode="both", max_new_tokens=4)
+    changes: list[tuple[dict[str, Any], int]] = [
+        ({"text_only": "plain"}, 0),
+        ({"media_order": "given"}, 1),
+        ({"prompt": "mteb"}, 0),
+    ]
+    for change, row in changes:
+        other = TorchEmbedder(checkpoint("qwen2_vl"), LoadOptions(**change))
+        result = other.embed(items, mode="both", max_new_tokens=4)
+        assert result.gen is not None and plain.gen is not None
+        assert np.abs(result.gen[row] - plain.gen[row]).max() > 1e-4
+        assert len(result.signature.differences(plain.signature)) == 1
+
+
+def test_special_tokens_typed_by_a_user_do_not_move_the_embedding(engine: TorchEmbedder) -> None:
+    """The state is taken at the template's own `<disc_emb>`, whose index the prompt fixes."""
+    special = engine._prepare.tokenizer.special
+    for typed in ("<disc_emb>", "<gen_emb>", "<|image_pad|>", "<|vision_start|>"):
+        item = ume_r1.Item((ume_r1.Text(f"{typed} x {typed}"), Image(picture(2))))
+        prompt = engine._prepare(item, gen=True)
+        ids = prompt.ids.tolist()
+        assert ids.count(special.disc) == 1 and ids.index(special.disc) == prompt.disc_index
+        assert ids.count(special.gen) == 1  # the one of the generation prompt
+        assert ids.count(special.image) == prompt.media[0].tokens
+
+
+def test_limits_are_checked_before_the_model_runs(checkpoint: Make, engine: TorchEmbedder) -> None:
+    limits = Limits(image_pixels=10_000, text_chars=50, input_tokens=120, video_frames=4)
+    tight = TorchEmbedder(checkpoint("qwen2_vl"), LoadOptions(limits=limits))
+    big, long = Image(picture(1, 200, 200)), "word " * 100
+    for bad, name in (
+        (big, "image_pixels"),
+        (long, "text_chars"),
+        (["one ", "two " * 9, *[Image(picture(1))] * 9], "input_tokens"),
+        (Video([picture(1)] * 6), "video_frames"),
+    ):
+        with pytest.raises(LimitExceeded, match=rf"limits\.{name}.*Fix"):
+            tight.embed(["ok", bad])
+    with pytest.raises(LimitExceeded, match="context"):
+        engine.embed(["a"], mode="gen", max_new_tokens=40_000)
+
+
+def test_sampling_has_its_place(engine: TorchEmbedder) -> None:
+    with pytest.raises(InvalidOption, match="disc mode"):
+        engine.embed(["a"], sampling=Sampling())
+    with pytest.raises(InvalidOption, match="max_new_tokens"):
+        engine.embed(["a"], mode="gen", max_new_tokens=0)
+    one = engine.embed(["a"], mode="gen", sampling=Sampling(n=2, seed=1), max_new_tokens=5)
+    two = engine.embed(["a"], mode="gen", sampling=Sampling(n=2, seed=2), max_new_tokens=5)
+    assert one.records[0].samples != two.records[0].samples
+    # One likely token: sampling becomes greedy.
+    cold = engine.embed(["a"], mode="gen", sampling=Sampling(top_k=1), max_new_tokens=5)
+    greedy = engine.embed(["a"], mode="gen", max_new_tokens=5)
+    assert cold.records[0].samples == greedy.records[0].samples
+
+
+def test_a_published_style_save_loads_again_with_equal_vectors(
+    checkpoint: Make, engine: TorchEmbedder, tmp_path: Path
+) -> None:
+    """`save_pretrained` of this transformers version, with its own key and config layout."""
+    from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
+
+    source = checkpoint("qwen2_vl")
+    model = Qwen2VLForConditionalGeneration.from_pretrained(source, torch_dtype=torch.float32)
+    model.generation_config.do_sample = True
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(source).save_pretrained(tmp_path)
+    for name in ("preprocessor_config.json", "chat_template.json"):
+        shutil.copy(source / name, tmp_path)
+    again = TorchEmbedder(tmp_path).embed(mixed_items(), mode="both", max_new_tokens=5)
+    first = engine.embed(mixed_items(), mode="both", max_new_tokens=5)
+    assert again.gen is not None and first.gen is not None
+    np.testing.assert_allclose(again.gen, first.gen, atol=1e-6)
+    assert [r.samples for r in again.records] == [r.samples for r in first.records]
+
+
+def _without(source: Path, target: Path, *names: str) -> Path:
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*names))
+    return target
+
+
+def test_a_directory_that_is_no_checkpoint_says_what_is_missing(
+    checkpoint: Make, tmp_path: Path
+) -> None:
+    source = checkpoint("qwen2_vl")
+    for number, name in enumerate(
+        ("config.json", "model.safetensors", "tokenizer.json", "chat_template.json")
+    ):
+        broken = _without(source, tmp_path / str(number), name)
+        with pytest.raises(CheckpointError, match=r"(has no|no chat).*Fix"):
+            TorchEmbedder(broken)
+    other = _without(source, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text()) | {"model_type": "llama"}
+    (other / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="qwen2_vl or qwen2_5_vl"):
+        TorchEmbedder(other)
+    with pytest.raises(CheckpointError, match="no checkpoint directory"):
+        TorchEmbedder(tmp_path / "nowhere")
+
+
+def test_a_checkpoint_without_the_tokens_or_with_damaged_weights_is_refused(
+    checkpoint: Make, tmp_path: Path
+) -> None:
+    source = checkpoint("qwen2_vl")
+    plain = _without(source, tmp_path / "plain")
+    text = (plain / "tokenizer.json").read_text().replace("<disc_emb>", "<other>")
+    (plain / "tokenizer.json").write_text(text)
+    with pytest.raises(CheckpointError, match="no <disc_emb> token"):
+        TorchEmbedder(plain)
+    cut = _without(source, tmp_path / "cut")
+    weights = (cut / "model.safetensors").read_bytes()
+    (cut / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        TorchEmbedder(cut)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"device": "tpu9"}, {"dtype": "int3"}, {"attention": "magic"}, {"prompt": "x"},
+     {"text_only": "x"}, {"media_order": "x"}, {"no_such": 1}, {"engine": "x"}],
+    ids=str,
+)  # fmt: skip
+def test_wrong_options_list_the_right_ones(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidOption, match=r"Fix: "):
+        ume_r1.load("ume-nano", **wrong)
+
+
+def test_only_safetensors_are_ever_loaded(checkpoint: Make, tmp_path: Path) -> None:
+    pickled = _without(checkpoint("qwen2_vl"), tmp_path / "p", "model.safetensors")
+    torch.save({}, pickled / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="never loaded"):
+        TorchEmbedder(pickled)
