@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+
 from ume_train.sft import save_weights
 
 _PATTERN = (

@@ -75,6 +75,7 @@ class Evaluation:
             words = [self._keywords(i) for i in pool]
             texts = self._embed(labels, f"{name} concepts, names")
             keywords = self._embed(words, f"{name} concepts, keywords", gen=False)
+            by_style: dict[str, EmbeddingResult] = {}
             for style, art in (("seen", SEEN_STYLE), ("unseen", UNSEEN_STYLE)):
                 pictures = self._embed(
                     [self._picture(i, art) for i in pool], f"{name} concepts, {style} style"
@@ -87,9 +88,15 @@ class Evaluation:
                     name, style, "text to image", "keywords", "disc",
                     keywords.vectors("disc"), pictures.vectors("disc"),
                 )  # fmt: skip
+                by_style[style] = pictures
                 self._judge(f"{name} concepts, {style} style", pool, pictures)
                 if name == "unseen" and style == "unseen":
                     self._full_pool(texts, pictures)
+            # Without words: how far the picture side alone carries to a new style.
+            self._add(
+                name, "unseen", "image to image", "picture in the seen style", "disc",
+                by_style["seen"].vectors("disc"), by_style["unseen"].vectors("disc"),
+            )  # fmt: skip
         self._composed()
 
     def _full_pool(self, texts: EmbeddingResult, pictures: EmbeddingResult) -> None:

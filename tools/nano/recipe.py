@@ -1,9 +1,9 @@
 """ume-nano's training data: which pairs a step sees, and what the model should say of them.
 
 Gen answers leak: a teacher-forced answer holds the label, so the gen vectors of a pair would match
-by text alone and learn nothing about the picture. In gen batches a share of the answers is
-therefore replaced by that of another concept (and not learnt by the cross-entropy), so that the
-gen vector has to rest on the item itself.
+by text alone and learn nothing about the picture. In gen batches half of the answers are
+therefore replaced by that of another concept, so that the gen vector has to rest on the item
+itself. Of such an answer the cross-entropy learns only that the summary restates the thinking.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Schedule:
     """How a run goes: sizes of the batches, and when gen batches come.
 
     Attributes:
-        disc_only: share of steps before the first gen batch; then one batch in three is gen, in
-            the second half every other one.
+        disc_only: share of steps before the first gen batch; then one batch in three is gen, from
+            half of the run on one in two, from six tenths on two in three.
         small: share of steps with 56-pixel pictures.
         shaded: share of steps before pictures are also redrawn in outlines.
     """
@@ -52,7 +52,9 @@ class Schedule:
         """Whether the step trains answers."""
         if step < self.disc_only * self.steps:
             return False
-        return step % 3 == 2 if step < 0.5 * self.steps else step % 2 == 1
+        if step < 0.5 * self.steps:
+            return step % 3 == 2
+        return step % 2 == 1 if step < 0.6 * self.steps else step % 3 != 2
 
     def side(self, step: int) -> int:
         """Side of the pictures in pixels."""
@@ -176,7 +178,7 @@ class NanoSource:
             if rng.random() < 0.5:
                 other = int(rng.choice(self.emoji))
                 wrong = concept_answer(self.sheet, other)
-                answer = Answer(wrong.thinking, wrong.summary, learn=False)
+                answer = Answer(wrong.thinking, wrong.summary, learn="summary")
                 examples[index] = Example(example.item, answer)
 
     def _teacher(self, concepts: list[int]) -> npt.NDArray[np.float32] | None:

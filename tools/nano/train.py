@@ -23,7 +23,7 @@ def main() -> None:
     """Build the data, create the run if it is new, and train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, default=CACHE / "run")
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=2800)
     parser.add_argument("--until", type=int, help="stop (and save) after this step")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--device", default="cpu")
@@ -38,7 +38,9 @@ def main() -> None:
         model.create(directory)
     teacher = None if args.no_teacher else teacher_vectors(sheet, CACHE)
     source = NanoSource(sheet, Schedule(args.steps), teacher)
-    trainer = Trainer(args.run, source, SFTConfig(steps=args.steps, device=args.device))
+    trainer = Trainer(
+        args.run, source, SFTConfig(steps=args.steps, weight_ce=2.0, device=args.device)
+    )
     print(f"step {trainer.step} of {args.steps}", file=sys.stderr)
     trainer.train(on_log=_show, until=args.until)
 

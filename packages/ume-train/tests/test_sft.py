@@ -49,7 +49,9 @@ class Source:
     def batch(self, step: int) -> PairBatch:
         rng = np.random.default_rng(step)
         names = [str(n) for n in rng.permutation(self.names)[:4]]
-        answers = [Answer(f"It is {n}.", n, learn=bool(rng.random() < 0.8)) for n in names]
+        answers = [
+            Answer(f"It is {n}.", n, "all" if rng.random() < 0.8 else "summary") for n in names
+        ]
         pictures = [Item((Image(PILImage.new("RGB", (56, 56), n)),)) for n in names]
         return PairBatch(
             [Example(i, a) for i, a in zip(pictures, answers, strict=True)],

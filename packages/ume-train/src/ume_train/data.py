@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,18 +20,24 @@ class Answer:
     Attributes:
         thinking, summary: the two parts of the published form
             `<think>…</think><answer>…<gen_emb>`.
-        learn: whether the text is a target of the cross-entropy. A wrong answer that is only there
-            to keep the gen vector from reading the label off the text is not learnt.
+        learn: which tokens are targets of the cross-entropy. A wrong answer, which is only there
+            to keep the gen vector from reading the label off the text, learns `summary` alone:
+            that the summary restates the thinking.
     """
 
     thinking: str
     summary: str
-    learn: bool = True
+    learn: Literal["all", "summary"] = "all"
+
+    @property
+    def lead(self) -> str:
+        """The answer as generated, up to the summary."""
+        return f"{THINK_OPEN}{self.thinking}{THINK_CLOSE}{ANSWER_OPEN}"
 
     @property
     def text(self) -> str:
         """The answer as generated, up to and including `<gen_emb>`."""
-        return f"{THINK_OPEN}{self.thinking}{THINK_CLOSE}{ANSWER_OPEN}{self.summary}{GEN_TOKEN}"
+        return f"{self.lead}{self.summary}{GEN_TOKEN}"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ Layout of a run directory: `model/` a checkpoint of the published layout (what i
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -81,14 +82,12 @@ class Prepared:
 
     Attributes:
         prompts: prompt and answer of every row, as one sequence.
-        answer_start: index of each row's first answer token (== length without answers).
-        learn: which rows' answers are targets.
+        learn_from: index of each row's first token that is a target (== length without answers).
         gen_index: index of `<gen_emb>` per row, -1 in disc batches.
     """
 
     prompts: list[Rendered]
-    answer_start: list[int]
-    learn: list[bool]
+    learn_from: list[int]
     gen_index: list[int]
     teacher: Tensor | None
 
@@ -202,20 +201,16 @@ class Trainer:
         picked: list[Tensor] = []
         targets: list[int] = []
         for row, prompt in enumerate(prepared.prompts):
-            if prepared.learn[row]:
-                start = prepared.answer_start[row]
-                picked.append(states[row, start - 1 : len(prompt.ids) - 1])
-                targets += prompt.ids[start:].tolist()
-        if not picked:
-            return states.sum() * 0
+            start = prepared.learn_from[row]
+            picked.append(states[row, start - 1 : len(prompt.ids) - 1])
+            targets += prompt.ids[start:].tolist()
         target = torch.tensor(targets, device=states.device)
         return next_token_loss(torch.cat(picked), target, self.model.lm_head.weight)
 
     def prepare(self, batch: PairBatch) -> Prepared:
         """Tokenize and patchify a batch; CPU work that runs ahead of the model."""
         prompts: list[Rendered] = []
-        starts: list[int] = []
-        learn: list[bool] = []
+        learn_from: list[int] = []
         gen_index: list[int] = []
         prompt = get_prompt(DEFAULT_PROMPT)
         for example in (*batch.queries, *batch.positives):
@@ -224,30 +219,30 @@ class Trainer:
             if batch.blank and not item.media:
                 item = type(item)((blank_image(), *item.parts), item.instruction)
             rendered = self.renderer.render(item, media, prompt, gen=batch.gen)
-            start = len(rendered.ids)
-            at = -1
             if batch.gen:
-                rendered, at = self._with_answer(rendered, example)
+                rendered, start = self._with_answer(rendered, example)
+                gen_index.append(len(rendered.ids) - 2)
             else:  # nothing after <disc_emb> reaches its state
                 rendered = rendered.until(rendered.disc_index + 1)
                 start = len(rendered.ids)
+                gen_index.append(-1)
             prompts.append(rendered)
-            starts.append(start)
-            learn.append(batch.gen and example.answer is not None and example.answer.learn)
-            gen_index.append(at)
+            learn_from.append(start)
         teacher = torch.from_numpy(batch.teacher) if batch.teacher is not None else None
-        return Prepared(prompts, starts, learn, gen_index, teacher)
+        return Prepared(prompts, learn_from, gen_index, teacher)
 
     def _media(self, example: Example, blank: bool) -> tuple[VisualInput, ...]:
         media = tuple(self.patchify(m) for m in example.item.media)
         return (self.blank,) if blank and not media else media
 
     def _with_answer(self, rendered: Rendered, example: Example) -> tuple[Rendered, int]:
-        if example.answer is None:
+        """Prompt and answer as one sequence, and the index of the first token to learn."""
+        answered = example.answer
+        if answered is None:
             raise ValueError("a gen batch needs an answer for every example")
         special = self.tokenizer.special
         # <|im_end|> follows, so that plain transformers' generate() ends there too.
-        answer = [*self.tokenizer.encode_trusted(example.answer.text), special.end]
+        answer = [*self.tokenizer.encode_trusted(answered.text), special.end]
         following = int(rendered.positions.max()) + 1
         run = np.arange(following, following + len(answer))
         joined = Rendered(
@@ -256,7 +251,13 @@ class Trainer:
             rendered.media,
             rendered.disc_index,
         )
-        return joined, len(joined.ids) - 2
+        start = len(rendered.ids)
+        if answered.learn == "summary":
+            # Where the token sequences part: a tokenizer may join characters across the border.
+            lead = self.tokenizer.encode_trusted(answered.lead)
+            same = (a == b for a, b in zip(lead, answer, strict=False))
+            start += sum(1 for _ in itertools.takewhile(bool, same))
+        return joined, start
 
     def _prefetched(self, last: int) -> Iterator[Prepared]:
         """Batches prepared by one thread, two ahead; a failure there is raised here."""

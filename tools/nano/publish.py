@@ -1,0 +1,89 @@
+"""Turn a finished run into the embedded model: `python -m tools.nano.publish [--run DIR]`.
+
+Writes bfloat16 weights beside tokenizer and settings into packages/ume-nano, measures that very
+directory with `tools.nano.evaluate`, and writes the model card with the numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ume_nano
+from tools.nano.evaluate import CACHE, ROOT, Cell, table
+from tools.nano.sources import SOURCES
+from ume_torch.checkpoint import find_checkpoint, load_model
+from ume_train.sft import save_weights
+
+CARD = Path(__file__).with_name("card.md")
+NUMBERS = Path(__file__).with_name("evaluation.json")
+# Goals of the model, as (concepts, style, query, mode) -> recall@5 in percent, text to image.
+GOALS = {
+    ("unseen", "unseen", "name", "disc"): 50.0,
+    ("seen", "unseen", "name", "disc"): 65.0,
+    ("composed scenes", "seen", "caption", "disc"): 90.0,
+}
+
+
+def main() -> None:
+    """Publish, measure, describe."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, default=CACHE / "run")
+    parser.add_argument("--card-only", action="store_true", help="from stored numbers")
+    args = parser.parse_args()
+    target = ume_nano.path()
+    if not args.card_only:
+        _weights(args.run, target)
+        command = [sys.executable, "-m", "tools.nano.evaluate", "--json", str(NUMBERS)]
+        subprocess.run(command, cwd=ROOT, check=True)
+    found = json.loads(NUMBERS.read_text("utf-8"))
+    (target / "README.md").write_text(card(found), "utf-8")
+
+
+def _weights(run: Path, target: Path) -> None:
+    source = run / "model"
+    model = load_model(find_checkpoint(source), "cpu", "float32", "sdpa")
+    if target.exists():
+        shutil.rmtree(target)
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.safetensors", "*.tmp"))
+    save_weights(model, target, torch.bfloat16)
+    shutil.copy(run / "log.jsonl", Path(__file__).with_name("training-log.jsonl"))
+
+
+def card(found: dict[str, Any]) -> str:
+    """The model card."""
+    cells = [Cell(**c) for c in found["cells"]]
+    goals = [
+        f"| {c.concepts} concepts, {c.style} style | {c.pool:,} | {c.recall5} | {goal:.0f} |"
+        if not c.concepts.startswith("composed")
+        else f"| {c.concepts}, {c.style} style | {c.pool:,} | {c.recall5} | {goal:.0f} |"
+        for c in cells
+        if c.direction == "text to image"
+        and (goal := GOALS.get((c.concepts, c.style, c.query, c.mode))) is not None
+    ]
+    sources = [f"| {s.package} {s.version} | {s.what} | {s.licence} | {s.use} |" for s in SOURCES]
+    generation = [f"| {name} | {value} |" for name, value in found["generation"].items()]
+    examples = [
+        f"| {e['cell']} | {e['picture of']} | {e['thinking']} | {e['summary']} |"
+        for e in found["examples"]
+    ]
+    size = sum(f.stat().st_size for f in ume_nano.path().iterdir()) / 1e6
+    return CARD.read_text("utf-8").format(
+        size=f"{size:.1f}",
+        goals="\n".join(goals),
+        cells=table(cells),
+        generation="\n".join(generation),
+        examples="\n".join(examples),
+        sources="\n".join(sources),
+    )
+
+
+if __name__ == "__main__":
+    main()
