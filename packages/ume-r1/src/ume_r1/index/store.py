@@ -79,6 +79,8 @@ class Index:
     """An index directory, opened for reading or writing."""
 
     def __init__(self, directory: Path, description: Description) -> None:
+        # Lance reports every table it creates as a warning on standard error.
+        os.environ.setdefault("LANCE_LOG", "error")
         import lancedb
 
         self.directory = directory
