@@ -35,8 +35,7 @@ class Schedule:
     """How a run goes: sizes of the batches, and when gen batches come.
 
     Attributes:
-        disc_only: share of steps before the first gen batch; then one batch in three is gen, from
-            half of the run on one in two, from six tenths on two in three.
+        disc_only: share of steps before the first gen batch (see `kind`).
         small: share of steps with 56-pixel pictures.
         shaded: share of steps before pictures are also redrawn in outlines.
     """
@@ -44,17 +43,21 @@ class Schedule:
     steps: int
     disc_pairs: int = 160
     gen_pairs: int = 40
+    short_pairs: int = 80
     disc_only: float = 0.15
     small: float = 0.45
     shaded: float = 0.30
 
-    def is_gen(self, step: int) -> bool:
-        """Whether the step trains answers."""
-        if step < self.disc_only * self.steps:
-            return False
-        if step < 0.5 * self.steps:
-            return step % 3 == 2
-        return step % 2 == 1 if step < 0.6 * self.steps else step % 3 != 2
+    def kind(self, step: int) -> str:
+        """What the step trains: `disc`, `gen`, or `short` (gen without the generation prompt)."""
+        share = step / self.steps
+        if share < self.disc_only:
+            return "disc"
+        if share < 0.5:
+            return ("disc", "disc", "gen")[step % 3]
+        if share < 0.56:
+            return ("disc", "gen")[step % 2]
+        return ("disc", "gen", "short", "short" if share < 0.85 else "gen")[step % 4]
 
     def side(self, step: int) -> int:
         """Side of the pictures in pixels."""
@@ -83,11 +86,14 @@ class NanoSource:
     def batch(self, step: int) -> PairBatch:
         """Step `step`'s pairs."""
         rng = np.random.default_rng((self.seed, step))
-        gen = self.schedule.is_gen(step)
-        count = self.schedule.gen_pairs if gen else self.schedule.disc_pairs
+        kind, schedule = self.schedule.kind(step), self.schedule
+        gen = kind != "disc"
+        count = {
+            "disc": schedule.disc_pairs, "gen": schedule.gen_pairs, "short": schedule.short_pairs
+        }[kind]  # fmt: skip
         side = self.schedule.side(step)
         look = Look(outline=0.3) if self.schedule.outlines(step) else Look()
-        blank = gen or bool(rng.random() < 0.5)
+        blank = kind == "gen" or bool(rng.random() < 0.5)
         queries: list[Example] = []
         positives: list[Example] = []
         concepts: list[int] = []
@@ -108,7 +114,7 @@ class NanoSource:
         if gen:
             self._blur_answers(queries, rng)
             self._blur_answers(positives, rng)
-        return PairBatch(queries, positives, gen, self._teacher(concepts), blank)
+        return PairBatch(queries, positives, gen, kind != "short", self._teacher(concepts), blank)
 
     def _concept_pair(
         self, concept: int, side: int, look: Look, rng: Rng

@@ -54,7 +54,9 @@ class PairBatch:
 
     Attributes:
         queries, positives: equally long.
-        gen: whether answers are trained (full prompt) or only the disc vector (short prompt).
+        gen: whether answers are trained, or only the disc vector.
+        asked: whether gen batches carry the generation prompt. Without it a row is half as long,
+            which lets a model from scratch learn to answer before it learns to be asked.
         teacher: float32 (pairs, dim) targets from a text embedder, NaN rows where there is none.
         blank: whether text-only items get the blank image in this batch.
     """
@@ -62,6 +64,7 @@ class PairBatch:
     queries: Sequence[Example]
     positives: Sequence[Example]
     gen: bool
+    asked: bool = True
     teacher: npt.NDArray[np.float32] | None = None
     blank: bool = True
 

@@ -218,7 +218,8 @@ class Trainer:
             item = example.item
             if batch.blank and not item.media:
                 item = type(item)((blank_image(), *item.parts), item.instruction)
-            rendered = self.renderer.render(item, media, prompt, gen=batch.gen)
+            asked = batch.gen and batch.asked
+            rendered = self.renderer.render(item, media, prompt, gen=asked)
             if batch.gen:
                 rendered, start = self._with_answer(rendered, example)
                 gen_index.append(len(rendered.ids) - 2)
