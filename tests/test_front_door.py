@@ -113,7 +113,7 @@ def test_a_failed_file_is_named_and_the_others_are_written(
         (["embed", "--text", "a", "--out", "no/folder/x.npz"], "create it first"),
         (["embed", "--text", "a", "--model", "/no/such"], "no checkpoint directory"),
         (["search", "/nowhere", "x"], "ume index FOLDER"),
-        (["index", "/nowhere", "--to", "/tmp/x"], "no folder"),
+        (["index", "/nowhere", "--to", "/tmp/x"], "is no folder"),
     ],
     ids=str,
 )
@@ -150,7 +150,7 @@ def test_index_search_update_and_page(
     (folder / "p0.png").rename(folder / "renamed.png")
     picture(77).save(folder / "p1.png")
     (folder / "p2.png").unlink()
-    assert "4 items" in (text := report()) and "1 embedded, 2 unchanged, 1 moved, 2 removed" in text
+    assert "4 items" in (text := report()) and "1 embedded, 2 unchanged, 1 moved, 1 removed" in text
 
     assert run("search", index, "--image", folder / "renamed.png", "--html", page) == 0
     first = capsys.readouterr().out.splitlines()[0]
@@ -159,7 +159,7 @@ def test_index_search_update_and_page(
     assert html.count("data:image/") >= 4 and "<script" not in html
     assert run("search", index, "--video", folder / "sub" / "c.mp4", "--top", "1") == 0
     assert "c.mp4" in capsys.readouterr().out
-    assert run("search", index, "a red apple", "--top", "1") == 0
+    assert run("search", index, "--top", "1", "a red apple") == 0  # words may follow options
     assert "note it's.txt" in capsys.readouterr().out
 
 
@@ -204,6 +204,9 @@ def test_other_models_modes_and_folders_are_refused_with_the_fix(
     assert "index again with --mode gen" in capsys.readouterr().err
     assert run("search", index, "x", "--text-only", "plain") == 2
     assert "text_only: blank != plain" in capsys.readouterr().err
+    page = tmp_path / "no folder" / "x.html"
+    assert run("search", index, "x", "--html", page) == 2
+    assert "create it first" in capsys.readouterr().err
     assert run("index", folder / "sub", "--to", index) == 2
     assert "choose another --to" in capsys.readouterr().err
 

@@ -15,6 +15,7 @@ class Limits:
             100-megapixel camera and stops decompression bombs.
         file_bytes: size of one image or video file, on disk or downloaded.
         video_frames: frames the model sees of one video (upstream's maximum is 768).
+        video_pixels: source width x height x frames the model sees; the default is 3 GB of RGB.
         video_seconds: length of a source video that is decoded.
         text_chars: characters of one item's text, checked before tokenizing.
         input_tokens: tokens of one prompt, visual tokens included; the checkpoint's context length
@@ -27,6 +28,7 @@ class Limits:
     image_pixels: int = 100_000_000
     file_bytes: int = 512 * 1024 * 1024
     video_frames: int = 768
+    video_pixels: int = 1_000_000_000
     video_seconds: float = 4 * 3600.0
     text_chars: int = 1_000_000
     input_tokens: int = 32_768

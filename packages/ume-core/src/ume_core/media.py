@@ -192,7 +192,8 @@ def _decode_file(video: Video, access: Access) -> Frames:
             return _select_frames(container, video, name, access.limits)
     except av.error.FFmpegError as error:
         raise MediaError(
-            f"{name} cannot be decoded as a video: {error}", fix="convert it to MP4 (H.264)"
+            f"{name} cannot be decoded as a video: {error.strerror}",
+            fix="convert it to MP4 (H.264)",
         ) from error
 
 
@@ -223,6 +224,13 @@ def _select_frames(container: Any, video: Video, name: str, limits: Limits) -> F
         numbers, total = numbers * TEMPORAL_PATCH, TEMPORAL_PATCH
     count = frame_count(video.sampling, total, rate)
     _check_frames(count, limits)
+    pixels = count * stream.codec_context.width * stream.codec_context.height
+    if pixels > limits.video_pixels:
+        raise LimitExceeded(
+            f"{count} frames of {name} have {pixels:,} pixels, more than limits.video_pixels "
+            f"({limits.video_pixels:,})",
+            fix="pass a lower fps or nframes, shrink the video, or raise the limit",
+        )
     chosen = [numbers[i] for i in frame_indices(count, total)]
     wanted = set(chosen)
     container.seek(0)

@@ -6,6 +6,8 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
+from typing import NoReturn
 
 from ume_core.errors import UmeError
 from ume_core.plugins import registry, resolve
@@ -20,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ume: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("ume: interrupted; what was finished is kept", file=sys.stderr)
+        print("ume: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of a pipe left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -29,17 +31,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     commands = registry().commands
-    parser = argparse.ArgumentParser(prog="ume", description="Multimodal embeddings with UME-R1.")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    chosen = next((a for a in arguments if a in commands), None)
-    for name, spec in commands.items():
-        sub = subparsers.add_parser(name, help=spec.help, description=spec.help.capitalize() + ".")
-        if name == chosen:  # only the chosen command's module is imported
-            resolve(spec.arguments)(sub)
-    parsed = parser.parse_args(arguments)
-    status = resolve(commands[parsed.command].run)(parsed)
+    if not arguments or arguments[0] not in commands:
+        _top_level(arguments)
+    spec = commands[arguments[0]]
+    parser = argparse.ArgumentParser(
+        prog=f"ume {spec.name}", description=spec.help.capitalize() + "."
+    )
+    resolve(spec.arguments)(parser)  # only the chosen command's module is imported
+    # Intermixed, so that words may follow options: `ume search INDEX --image f "in red"`.
+    status = resolve(spec.run)(parser.parse_intermixed_args(arguments[1:]))
     sys.stdout.flush()
     return int(status)
+
+
+def _top_level(arguments: list[str]) -> NoReturn:
+    """`ume`, `ume --help`, `ume --version` and unknown commands; always exits."""
+    parser = argparse.ArgumentParser(prog="ume", description="Multimodal embeddings with UME-R1.")
+    parser.add_argument("--version", action="version", version=version("ume-r1"))
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, spec in registry().commands.items():
+        subparsers.add_parser(name, help=spec.help)
+    parser.parse_args(arguments)
+    raise SystemExit(2)
 
 
 if __name__ == "__main__":

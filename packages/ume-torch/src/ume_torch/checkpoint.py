@@ -173,7 +173,7 @@ def _locate(model: str | Path) -> Path:
     if isinstance(model, Path) or text.count("/") != 1 or text.startswith((".", "/", "~")):
         raise CheckpointError(
             f"no checkpoint directory {text!r}",
-            fix="pass an existing directory, a hub id such as zhibinlan/UME-R1-2B, or ume-nano",
+            fix="pass a directory, a hub id such as zhibinlan/UME-R1-2B, or a name (ume models)",
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError

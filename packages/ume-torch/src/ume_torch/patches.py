@@ -112,6 +112,7 @@ class Patchifier:
         """Patches of one image."""
         picture = open_image(image, self.access)
         size = self._image_size(image, picture)
+        self._check_tokens(1, size)
         if picture.size != (size[1], size[0]):
             picture = picture.resize((size[1], size[0]), PILImage.Resampling.BICUBIC)
         pixels = np.asarray(picture)
@@ -133,6 +134,7 @@ class Patchifier:
             bounds = frame_pixels(self._video_budget(video), len(pictures))
         low, high = bounds
         size = smart_resize(height, width, min_pixels=low, max_pixels=high)
+        self._check_tokens(len(pictures) // TEMPORAL_PATCH, size)
         pixels = _resize_frames(np.stack([np.asarray(p) for p in pictures]), size)
         seconds = TEMPORAL_PATCH / frames.sample_fps
         return VisualInput(self.cut(pixels), _grid(len(pixels), size), "video", seconds)
@@ -166,6 +168,17 @@ class Patchifier:
         if image.resized_height and image.resized_width:
             height, width = image.resized_height, image.resized_width
         return smart_resize(height, width, min_pixels=low, max_pixels=high)
+
+    def _check_tokens(self, steps: int, size: tuple[int, int]) -> None:
+        """Refuse what could not fit a prompt, before its pixels are resized."""
+        tokens = steps * size[0] * size[1] // FACTOR**2
+        bound = self.access.limits.input_tokens
+        if tokens > bound:
+            raise LimitExceeded(
+                f"the picture or video takes {tokens:,} tokens, more than limits.input_tokens "
+                f"({bound:,})",
+                fix="lower max_pixels or total_pixels, or pass fewer frames",
+            )
 
     def _video_budget(self, video: Video) -> VideoBudget:
         """The video's pixel limits; the published ones give way to a smaller checkpoint's."""

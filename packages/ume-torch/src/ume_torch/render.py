@@ -136,7 +136,7 @@ class Renderer:
             raise LimitExceeded(
                 f"the prompt has {len(ids):,} tokens, more than limits.input_tokens "
                 f"({self._limits.input_tokens:,})",
-                fix="shorten the text, lower max_pixels or pass fewer frames",
+                fix="shorten the text, or lower max_pixels or the number of frames",
             )
         positions = mrope_positions([s for s in spans if s != 0], self._tokens_per_second)
         return Rendered(np.array(ids, dtype=np.int64), positions, media, disc_index)

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from ume_core.embedder import Embedder
 from ume_core.errors import MediaError
@@ -78,14 +86,39 @@ def item_from_file(path: Path, limits: Limits) -> Item:
         raise MediaError(f"cannot read {path}: {error.strerror}", fix="check the path") from error
 
 
+class _Lines(Progress):
+    """Progress for logs and pipes: a plain line now and then, instead of a bar."""
+
+    seconds = 5.0
+
+    def __init__(self, title: str) -> None:
+        super().__init__(disable=True)
+        self._title, self._last = title, time.monotonic()
+
+    def update(self, task_id: TaskID, **fields: Any) -> None:
+        """Print how far it is, at most every few seconds."""
+        super().update(task_id, **fields)
+        now = time.monotonic()
+        if now - self._last >= self.seconds:
+            self._last = now
+            task = self._tasks[task_id]
+            total = f"{task.total:.0f}" if task.total else "?"
+            print(f"{self._title}: {task.completed:.0f} of {total}", file=sys.stderr, flush=True)
+
+
 def progress_bar(title: str) -> Progress:
-    """A bar on standard error; silent where that is no terminal."""
-    console = Console(stderr=True)
+    """A bar on standard error, or plain lines where that is no terminal."""
+    if not sys.stderr.isatty():
+        return _Lines(title)
     return Progress(
         TextColumn(title),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        console=console,
-        disable=not sys.stderr.isatty(),
+        console=Console(stderr=True),
     )
+
+
+def printable(name: str) -> str:
+    """A file name on one line, whatever is in it."""
+    return name if name.isprintable() else ascii(name)[1:-1]

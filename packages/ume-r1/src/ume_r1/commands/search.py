@@ -10,10 +10,16 @@ from ume_core.errors import InvalidItem, InvalidOption, SignatureMismatch
 from ume_core.items import Image, Item, Part, Text, Video
 from ume_core.limits import Policy
 from ume_core.signature import Mode
-from ume_r1.commands.common import load_from, mode_argument, model_arguments, progress_bar
+from ume_r1.commands.common import (
+    load_from,
+    mode_argument,
+    model_arguments,
+    printable,
+    progress_bar,
+)
 from ume_r1.index import Index, build_index
 from ume_r1.index.page import write_page
-from ume_r1.index.store import Description
+from ume_r1.index.store import Description, check_target
 
 
 def index_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,9 +50,9 @@ def index(args: argparse.Namespace) -> int:
     """Bring an index up to date with a folder."""
     folder = args.folder.resolve()
     if not folder.is_dir():
-        raise InvalidOption(
-            f"no folder {args.folder}", fix="name a directory with pictures or clips"
-        )
+        what = "is a file, not a folder" if folder.exists() else "is no folder"
+        raise InvalidOption(f"{args.folder} {what}", fix="name a folder with pictures or clips")
+    check_target(args.to, str(folder), args.mode)  # before the model is loaded
     # Only the folder's own files: a picture list inside a file cannot lead the reader elsewhere.
     model = load_from(args, policy=Policy(roots=(folder,), urls=False))
     signature = model.signature(args.mode)
@@ -62,19 +68,25 @@ def index(args: argparse.Namespace) -> int:
     store = Index.create(args.to, Description(str(folder), name, args.mode, signature, options))
     with progress_bar("indexing") as bar:
         task = bar.add_task("", total=None)
-        report = build_index(
-            store,
-            folder,
-            model,
-            max_new_tokens=args.max_new_tokens,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+        try:
+            report = build_index(
+                store,
+                folder,
+                model,
+                max_new_tokens=args.max_new_tokens,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        except KeyboardInterrupt:
+            bar.stop()
+            message = f"interrupted; {len(store)} items are in {args.to}"
+            print(f"ume: {message}; the same command goes on from there", file=sys.stderr)
+            return 130
     print(
         f"{len(store)} items in {args.to}: {report.embedded} embedded, "
         f"{report.unchanged} unchanged, {report.moved} moved, {report.removed} removed, "
         f"{len(report.skipped)} skipped"
     )
-    for path, reason in report.skipped.items():
+    for path, reason in sorted(report.skipped.items()):
         print(f"skipped {path}: {reason}", file=sys.stderr)
     return 1 if args.strict and report.skipped else 0
 
@@ -83,6 +95,8 @@ def search(args: argparse.Namespace) -> int:
     """Print the most similar items of an index."""
     if args.top < 1:
         raise InvalidOption(f"--top is {args.top}", fix="pass at least 1")
+    if args.html is not None and not args.html.resolve().parent.is_dir():
+        raise InvalidOption(f"no folder {args.html.resolve().parent}", fix="create it first")
     query = _query(args)
     store = Index.open(args.index)
     mode = _query_mode(args.mode, store)
@@ -102,10 +116,10 @@ def search(args: argparse.Namespace) -> int:
         if record.status == "forced":
             print(f"forced:   {record.reason}")
     for hit in hits:
-        summary = f"  ({hit.summary})" if hit.summary else ""
-        print(f"{hit.score:7.3f}  {hit.path}{summary}")
+        summary = f"  ({hit.summary})" if hit.summary and mode == "gen" else ""
+        print(f"{hit.score:7.3f}  {printable(str(hit.path))}{summary}")
     if args.html is not None:
-        write_page(args.html, query, record, hits, store.description, mode)
+        write_page(args.html, query, record, hits, store, mode)
         print(f"page: {args.html.resolve()}")
     return 0
 

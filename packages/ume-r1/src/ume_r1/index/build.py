@@ -90,7 +90,8 @@ def build_index(
         _copy(index, copies, report)
         gone = sorted(set(known) - names)
         index.remove(gone)
-        report.removed = len(gone)
+        sources = {old for file, old in copies if file.path != old}
+        report.removed = len(set(gone) - sources)
         _embed(index, waiting, model, max_new_tokens, len(files), progress, report)
         # What was readable once and is not any more must not be found by its old content.
         index.remove(sorted(set(known) & set(report.skipped)))
@@ -102,6 +103,9 @@ def _inspect(
 ) -> _File | None:
     """The file with its digest, or None if its row stands or it cannot be read."""
     name = str(path.relative_to(folder))
+    if path.is_symlink() and not path.exists():
+        report.skipped[name] = "it is a broken link"
+        return None
     try:
         real = path.resolve(strict=True)
         if not real.is_relative_to(folder.resolve()):
@@ -157,7 +161,7 @@ def _embed(
                 items.append(item_from_file(file.real, Limits()))
                 files.append(file)
             except UmeError as error:
-                report.skipped[file.path] = str(error)
+                report.skipped[file.path] = f"{error.cause}. {error.fix}"
         if items:
             result = model.embed(items, mode=mode, max_new_tokens=max_new_tokens, on_error="record")
             rows: list[Row] = []

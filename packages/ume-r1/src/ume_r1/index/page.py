@@ -14,7 +14,7 @@ from ume_core.fetch import Access
 from ume_core.items import Image, Item, Text, Video
 from ume_core.media import load_video, open_image
 from ume_core.results import Record
-from ume_r1.index.store import Description, Hit
+from ume_r1.index.store import Hit, Index
 
 _SIDE = 240
 _STYLE = """
@@ -35,10 +35,12 @@ blockquote { margin: .4rem 0 0; padding-left: .7rem; border-left: 3px solid #3b8
 
 
 def write_page(
-    path: Path, query: Item, record: Record, hits: list[Hit], about: Description, mode: str
+    path: Path, query: Item, record: Record, hits: list[Hit], index: Index, mode: str
 ) -> None:
     """Write the page; all content is escaped, all pictures are inside the file."""
-    cards = "\n".join(_card(rank, hit) for rank, hit in enumerate(hits, 1))
+    about = index.description
+    folder = Path(about.folder)
+    cards = "\n".join(_card(rank, hit, folder, mode) for rank, hit in enumerate(hits, 1))
     thought = _thinking(record.thinking, record.summary) if mode == "gen" else ""
     page = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -47,7 +49,8 @@ def write_page(
 <body>
 <h1>{escape(_title(query))}</h1>
 <section class="query">{_query(query)}{thought}</section>
-<p class="muted">{len(hits)} best of {escape(about.folder)} &middot; {escape(about.model)}
+<p class="muted">The {len(hits)} most similar of {len(index)} items in {escape(about.folder)}
+&middot; {escape(about.model)}
 &middot; {escape(mode)} vectors &middot; signature {about.signature.digest}</p>
 <ol class="grid">
 {cards}
@@ -58,45 +61,52 @@ def write_page(
 
 
 def _title(query: Item) -> str:
-    return query.text.strip() or f"search by {query.modality}"
+    names = [m.source.name for m in query.media if isinstance(m.source, Path)]
+    return " + ".join([*names, *([query.text.strip()] if query.text.strip() else [])])
 
 
 def _query(query: Item) -> str:
     shown: list[str] = []
     for part in query.parts:
         if not isinstance(part, Text):
-            shown.append(_picture(_thumbnail(part)))
+            shown.append(_picture(_thumbnail(part), "the query"))
     return "".join(shown)
 
 
-def _card(rank: int, hit: Hit) -> str:
+def _card(rank: int, hit: Hit, folder: Path, mode: str) -> str:
+    name = str(hit.path.relative_to(folder)) if hit.path.is_relative_to(folder) else str(hit.path)
+    thought = _thinking(hit.thinking, hit.summary) if mode == "gen" else ""
     width = max(0.0, min(1.0, hit.score)) * 100
     return f"""<li class="card">{_shown(hit)}<div>
-<strong>{rank}. {escape(hit.path.name)}</strong> <span class="muted">{hit.score:.3f}</span>
+<strong>{rank}. <a href="{escape(hit.path.as_uri())}">{escape(name)}</a></strong>
+<span class="muted" title="cosine similarity">cosine {hit.score:.3f}</span>
 <div class="bar" style="width:{width:.0f}%;padding:0"></div>
-{_thinking(hit.thinking, hit.summary)}</div></li>"""
+{thought}</div></li>"""
 
 
 def _thinking(thinking: str, summary: str) -> str:
     if not thinking and not summary:
         return ""
-    return f"<blockquote>{escape(thinking)}<br><strong>{escape(summary)}</strong></blockquote>"
+    return (
+        f'<blockquote><span class="muted">thinking</span> {escape(thinking)}<br>'
+        f'<span class="muted">summary</span> <strong>{escape(summary)}</strong></blockquote>'
+    )
 
 
 def _shown(hit: Hit) -> str:
     """The file as a thumbnail, or the beginning of a text."""
     try:
         if hit.kind == "image":
-            return _picture(_thumbnail(Image(hit.path)))
+            return _picture(_thumbnail(Image(hit.path)), hit.path.name)
         if hit.kind == "video":
-            return _picture(_thumbnail(Video(hit.path)))
+            return _picture(_thumbnail(Video(hit.path)), hit.path.name)
         return f'<div class="text">{escape(hit.path.read_text("utf-8")[:600])}</div>'
     except (UmeError, OSError, UnicodeDecodeError) as error:
         return f'<div class="text">not readable any more: {escape(str(error))}</div>'
 
 
-def _picture(url: str) -> str:
-    return f'<img src="{url}" alt="">'
+def _picture(url: str, name: str) -> str:
+    return f'<img src="{url}" alt="{escape(name)}">'
 
 
 def _thumbnail(media: Image | Video) -> str:

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from ume_core.errors import InvalidOption, SignatureMismatch
 from ume_core.results import Vectors
-from ume_core.signature import Mode, Signature
+from ume_core.signature import Mode, Signature, check_mode
 
 _META = "ume-index.json"
 _TABLE = "items"
@@ -75,6 +75,57 @@ class Description:
     options: dict[str, str]
 
 
+def check_target(directory: Path, folder: str, mode: Mode) -> None:
+    """What can be told about an index directory without loading a model.
+
+    Raises:
+        InvalidOption: it is something else, or indexes another folder.
+        SignatureMismatch: it holds another mode's vectors.
+    """
+    if (directory / _META).is_file():
+        stored = read_description(directory)
+        if stored.folder != folder:
+            raise InvalidOption(
+                f"{directory} indexes {stored.folder}", fix="choose another --to, or delete it"
+            )
+        if stored.mode != mode:
+            raise SignatureMismatch(
+                f"{directory} holds {stored.mode} vectors",
+                fix=f"use --mode {stored.mode}, or index into a new directory",
+            )
+        return
+    if directory.exists() and not directory.is_dir():
+        raise InvalidOption(f"{directory} is a file", fix="choose another --to")
+    names = {p.name for p in directory.iterdir()} if directory.is_dir() else set()
+    if names - {"lance", ".lock"}:
+        raise InvalidOption(f"{directory} is not empty and no index", fix="choose another --to")
+
+
+def read_description(directory: Path) -> Description:
+    """What `ume-index.json` says.
+
+    Raises:
+        InvalidOption: the directory holds no index, or a damaged one.
+    """
+    fix = f"create one: ume index FOLDER --to {directory}"
+    try:
+        stored = json.loads((directory / _META).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidOption(f"{directory} is no index", fix=fix) from error
+    if not isinstance(stored, dict) or stored.get("version") != _VERSION:
+        raise InvalidOption(f"{directory} was written by another version", fix="index it again")
+    try:
+        return Description(
+            str(stored["folder"]),
+            str(stored["model"]),
+            check_mode(stored["mode"]),
+            Signature.from_dict(stored["signature"]),
+            {str(k): str(v) for k, v in stored["options"].items()},
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InvalidOption(f"{directory / _META} is damaged", fix="index it again") from error
+
+
 class Index:
     """An index directory, opened for reading or writing."""
 
@@ -99,24 +150,7 @@ class Index:
         Raises:
             InvalidOption: the directory holds no index.
         """
-        try:
-            stored = json.loads((directory / _META).read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise InvalidOption(
-                f"{directory} is no index", fix=f"create one: ume index FOLDER --to {directory}"
-            ) from error
-        if stored.get("version") != _VERSION:
-            raise InvalidOption(f"{directory} was written by another version", fix="index it again")
-        return cls(
-            directory,
-            Description(
-                stored["folder"],
-                stored["model"],
-                stored["mode"],
-                Signature.from_dict(stored["signature"]),
-                stored["options"],
-            ),
-        )
+        return cls(directory, read_description(directory))
 
     @classmethod
     def create(cls, directory: Path, description: Description) -> Index:
@@ -126,19 +160,11 @@ class Index:
             SignatureMismatch: it holds vectors of another model, mode or setting.
             InvalidOption: it indexes another folder, or other files are in the way.
         """
+        check_target(directory, description.folder, description.mode)
         if (directory / _META).is_file():
             index = cls.open(directory)
             index.require(description.signature)
-            if index.description.folder != description.folder:
-                raise InvalidOption(
-                    f"{directory} indexes {index.description.folder}",
-                    fix="choose another --to, or delete it",
-                )
             return index
-        if directory.is_dir() and any(
-            p.name not in ("lance", ".lock") for p in directory.iterdir()
-        ):
-            raise InvalidOption(f"{directory} is not empty and no index", fix="choose another --to")
         directory.mkdir(parents=True, exist_ok=True)
         stored = {
             "version": _VERSION,
