@@ -200,3 +200,72 @@ def test_only_safetensors_are_ever_loaded(checkpoint: Make, tmp_path: Path) -> N
     torch.save({}, pickled / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="never loaded"):
         TorchEmbedder(pickled)
+
+
+def test_an_index_of_weights_cannot_name_pickles_or_other_places(
+    checkpoint: Make, tmp_path: Path
+) -> None:
+    source = checkpoint("qwen2_vl")
+    for number, name in enumerate(("evil.bin", "../outside.safetensors", "missing.safetensors")):
+        directory = _without(source, tmp_path / str(number), "model.safetensors")
+        shutil.copy(source / "model.safetensors", directory / "decoy.safetensors")
+        index = {"weight_map": {"lm_head.weight": name}}
+        (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+        with pytest.raises(CheckpointError, match="Fix"):
+            TorchEmbedder(directory)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", '{"model_type": "qwen2_vl"}'),
+        ("config.json", "[" * 100_000),
+        ("tokenizer.json", "[]"),
+        ("preprocessor_config.json", '{"image_mean": 5}'),
+        ("chat_template.json", '{"chat_template": "{{ 1 / 0 }}"}'),
+        ("chat_template.json", '{"chat_template": "{% include \'x\' %}"}'),
+        ("chat_template.json", '{"chat_template": "no content at all"}'),
+    ],
+)
+def test_malformed_files_are_checkpoint_errors(
+    checkpoint: Make, tmp_path: Path, name: str, content: str
+) -> None:
+    directory = _without(checkpoint("qwen2_vl"), tmp_path / "c")
+    (directory / name).write_text(content)
+    with pytest.raises(CheckpointError, match="Fix"):
+        TorchEmbedder(directory)
+
+
+def test_a_model_that_computes_nan_does_not_answer(checkpoint: Make, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    directory = _without(checkpoint("qwen2_vl"), tmp_path / "c")
+    weights = load_file(directory / "model.safetensors")
+    weights["model.norm.weight"] *= torch.nan
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="NaN"):
+        TorchEmbedder(directory).embed(["a"])
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "a\ud800b",
+        Image(picture(1), min_pixels=10**12, max_pixels=10**12),
+        Image(picture(1), resized_height=20_000, resized_width=20_000, max_pixels=10**9),
+        Video([picture(1)] * 4, min_pixels=10**12),
+        Video([picture(1)] * 4, resized_height=10**5, resized_width=10**5, max_pixels=10**11),
+        {"images": [picture(1)] * 400, "min_pixels": 3_000_000, "max_pixels": 3_100_000},
+    ],
+    ids=lambda b: type(b).__name__,
+)
+def test_absurd_items_fail_alone_and_cheaply(engine: TorchEmbedder, bad: object) -> None:
+    result = engine.embed(["fine", bad, "good"], on_error="record")
+    assert [r.status for r in result.records] == ["ok", "failed", "ok"]
+
+
+def test_budgets_are_whole_numbers(engine: TorchEmbedder) -> None:
+    for wrong in (float("nan"), 1.5, "5"):
+        budget: Any = wrong
+        with pytest.raises(InvalidOption, match="max_new_tokens"):
+            engine.embed(["a"], mode="gen", max_new_tokens=budget)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -272,3 +273,29 @@ def test_a_phone_sized_photo_is_embedded(model: Embedder) -> None:
     photo = PILImage.effect_noise((4000, 3000), 60).convert("RGB")
     result = model.embed([ume.Image(photo)])
     assert result.records[0].prompt_tokens < 40
+
+
+def test_pipes_odd_names_and_damaged_indexes(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(folder / "pipe.png")
+    os.mkfifo(folder / "pipe.txt")
+    latin = os.fsencode(str(folder)) + b"/caf\xe9.png"
+    Path(os.fsdecode(latin)).write_bytes((folder / "p0.png").read_bytes())
+    index = tmp_path / "index"
+    assert run("index", folder, "--to", index) == 0
+    shown = capsys.readouterr()
+    assert "5 items" in shown.out and "3 skipped" in shown.out
+    assert "not valid UTF-8" in shown.err and "not a regular file" in shown.err
+
+    meta = index / "ume-index.json"
+    good = meta.read_text()
+    for damage in ("[]", '{"version": 1}', good.replace('"prompt"', '"promt"'), "{"):
+        meta.write_text(damage)
+        assert run("search", index, "x") == 2
+        assert "Fix: " in capsys.readouterr().err
+    meta.write_text(good)
+    shutil.rmtree(index / "lance")
+    assert run("search", index, "x") == 2
+    assert "is damaged" in capsys.readouterr().err
+    assert run("index", folder, "--to", index) == 0  # rebuilds what is lost

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
-from ume_core.errors import InvalidItem, InvalidOption, ModeNotSupported, UmeError
+from ume_core.errors import InvalidItem, InvalidOption, LimitExceeded, ModeNotSupported, UmeError
 from ume_core.items import Item, ItemLike, as_item, check_batch, with_instruction
 from ume_core.results import EmbeddingResult
 from ume_core.signature import Mode, Signature, check_mode
@@ -22,7 +23,7 @@ class Sampling:
     """Repeated sampling in gen mode; leave it out for greedy decoding.
 
     Attributes:
-        n: generations per item.
+        n: generations per item, at most 256.
         temperature, top_p, top_k: as usual; top_k 0 keeps all tokens.
         seed: every item's own generator starts from it, so that an item's samples depend neither
             on its place in the list nor on its batch.
@@ -35,8 +36,16 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise InvalidOption(f"sampling n is {self.n}", fix="ask for at least one sample")
+        for name, low, high in (("n", 1, 256), ("top_k", 0, 2**31), ("seed", 0, 2**40)):
+            value: object = getattr(self, name)
+            if not isinstance(value, Integral) or not low <= int(value) <= high:
+                raise InvalidOption(
+                    f"sampling {name} is {value!r}", fix=f"pass a whole number from {low} to {high}"
+                )
+        for name in ("temperature", "top_p"):
+            value = getattr(self, name)
+            if not isinstance(value, Real):
+                raise InvalidOption(f"sampling {name} is {value!r}", fix="pass a number")
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise InvalidOption(
                 f"sampling temperature is {self.temperature}",
@@ -44,8 +53,6 @@ class Sampling:
             )
         if not 0 < self.top_p <= 1:
             raise InvalidOption(f"sampling top_p is {self.top_p}", fix="pass a value in (0, 1]")
-        if self.top_k < 0:
-            raise InvalidOption(f"sampling top_k is {self.top_k}", fix="pass 0 or more")
 
 
 @runtime_checkable
@@ -119,6 +126,18 @@ def require_mode(mode: str, modes: frozenset[Mode], engine: str) -> Mode:
     return known
 
 
+def _as_ume_error(caught: Exception) -> UmeError:
+    """Whatever reading foreign data raised, so that one bad item cannot take the others down."""
+    if isinstance(caught, UmeError):
+        return caught
+    if isinstance(caught, MemoryError):
+        return LimitExceeded("the item does not fit in memory", fix="shrink it")
+    return InvalidItem(
+        f"the item cannot be read ({type(caught).__name__}: {caught})",
+        fix="check its values; if they are right, report this as a bug",
+    )
+
+
 def prepare_items(
     values: Sequence[ItemLike],
     prepare: Callable[[Item], T],
@@ -143,8 +162,9 @@ def prepare_items(
     for index, value in enumerate(values, first):
         try:
             out.append(prepare(with_instruction(as_item(value), instruction)))
-        except UmeError as error:
+        except Exception as caught:
+            error = _as_ume_error(caught)
             if on_error == "raise":
-                raise error.at(index) from error.__cause__
+                raise error.at(index) from caught
             out.append(error)
     return out

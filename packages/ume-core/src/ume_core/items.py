@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -36,6 +37,11 @@ class Text:
 
     text: str
 
+    def __post_init__(self) -> None:
+        value: object = self.text
+        if not isinstance(value, str):
+            raise InvalidItem(f"a text is a {type(value).__name__}", fix="pass a string")
+
 
 @dataclass(frozen=True, eq=False)
 class Image:
@@ -53,6 +59,10 @@ class Image:
     max_pixels: int | None = None
     resized_height: int | None = None
     resized_width: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_source(self.source, "an image")
+        _check_options(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +95,13 @@ class Video:
     video_start: float | None = None
     video_end: float | None = None
     sample_fps: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.source, (list, tuple)):
+            _check_source(self.source, "a video")
+            if isinstance(self.source, PILImage.Image):
+                raise InvalidItem("a video is one PIL image", fix="pass a list of frames")
+        _check_options(self)
 
     @property
     def sampling(self) -> FrameSampling:
@@ -123,6 +140,11 @@ class Item:
     instruction: str | None = None
 
     def __post_init__(self) -> None:
+        values: tuple[object, ...] = (*self.parts, self.instruction)
+        if not all(isinstance(p, (Text, Image, Video)) for p in values[:-1]):
+            raise InvalidItem("an item's part is no Text, Image or Video", fix="see as_item()")
+        if not isinstance(values[-1], (str, type(None))):
+            raise InvalidItem("the instruction is not a string", fix="pass the task as text")
         if not self.parts:
             raise InvalidItem("the item is empty", fix="give it at least one text, image or video")
         has_media = any(not isinstance(p, Text) for p in self.parts)
@@ -209,6 +231,39 @@ def with_instruction(item: Item, instruction: str | None) -> Item:
     return replace(item, instruction=instruction)
 
 
+_WHOLE = (
+    "min_pixels max_pixels total_pixels resized_height resized_width nframes min_frames max_frames"
+).split()
+_POSITIVE = ("fps", "sample_fps")
+_TIMES = ("video_start", "video_end")
+
+
+def _check_source(source: object, what: str) -> None:
+    if not isinstance(source, (str, Path, bytes, PILImage.Image, np.ndarray)):
+        raise InvalidItem(
+            f"{what} cannot be a {type(source).__name__}",
+            fix="pass a path, URL, bytes, PIL image or array",
+        )
+
+
+def _check_options(part: Image | Video) -> None:
+    """Numbers that are no sizes, counts or times are refused before anything is computed."""
+    values: dict[str, object] = {f.name: getattr(part, f.name) for f in fields(part)}
+    for name in _WHOLE:
+        value = values.get(name)
+        if value is not None and (not isinstance(value, Integral) or int(value) < 1):
+            raise InvalidItem(f"{name} is {value!r}", fix="pass a whole number of at least 1")
+    for name in (*_POSITIVE, *_TIMES):
+        value = values.get(name)
+        if value is None:
+            continue
+        low = 0.0 if name in _TIMES else 1e-6
+        if not isinstance(value, Real) or not low <= float(value) < float("inf"):
+            raise InvalidItem(f"{name} is {value!r}", fix="pass a positive, finite number")
+    if (part.resized_height is None) != (part.resized_width is None):
+        raise InvalidItem("only one of resized_height and resized_width is given", fix="pass both")
+
+
 def _parts(value: Any) -> list[Part]:
     if isinstance(value, (Text, Image, Video)):
         return [value]
@@ -247,9 +302,9 @@ def _parts_of_mapping(entry: Mapping[str, Any]) -> list[Part]:
     options = {k: v for k, v in entry.items() if k in _VIDEO_OPTIONS}
     parts: list[Part] = []
     known = {"type", "text", "image", "image_url", "images", "video", "videos", "instruction"}
-    unknown = set(entry) - known - set(options)
-    if unknown:
-        raise InvalidItem(f"unknown key {sorted(unknown)[0]!r} in a dict", fix="see as_item()")
+    for key in entry:
+        if key not in known and key not in options:
+            raise InvalidItem(f"unknown key {key!r} in a dict", fix="see as_item()")
     for key, value in entry.items():
         if key == "text":
             parts += [Text(t) for t in _strings(value)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class Limits:
             100-megapixel camera and stops decompression bombs.
         file_bytes: size of one image or video file, on disk or downloaded.
         video_frames: frames the model sees of one video (upstream's maximum is 768).
-        video_pixels: source width x height x frames the model sees; the default is 3 GB of RGB.
+        video_pixels: source width x height x frames the model sees; the default is 1.5 GB of RGB.
         video_seconds: length of a source video that is decoded.
         text_chars: characters of one item's text, checked before tokenizing.
         input_tokens: tokens of one prompt, visual tokens included; the checkpoint's context length
@@ -28,7 +29,7 @@ class Limits:
     image_pixels: int = 100_000_000
     file_bytes: int = 512 * 1024 * 1024
     video_frames: int = 768
-    video_pixels: int = 1_000_000_000
+    video_pixels: int = 500_000_000
     video_seconds: float = 4 * 3600.0
     text_chars: int = 1_000_000
     input_tokens: int = 32_768
@@ -52,6 +53,15 @@ class Policy:
     roots: tuple[Path, ...] | None = None
     urls: bool = True
     private_networks: bool = False
+
+    def __post_init__(self) -> None:
+        """Accept one root, or roots as strings."""
+        roots: object = self.roots
+        if isinstance(roots, (str, Path)):
+            roots = (roots,)
+        if isinstance(roots, (list, tuple)):
+            paths = tuple(Path(str(root)) for root in cast("tuple[object, ...]", roots))
+            object.__setattr__(self, "roots", paths)
 
     @classmethod
     def closed(cls) -> Policy:

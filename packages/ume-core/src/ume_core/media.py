@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +24,12 @@ from ume_core.sizes import DEFAULT_FPS, TEMPORAL_PATCH, frame_count, frame_indic
 
 if TYPE_CHECKING:
     from ume_core.limits import Limits
+
+# What is decoded, by Pillow's and FFmpeg's names. Both know formats that run programs (EPS starts
+# Ghostscript) or open what the bytes name (concat and HLS playlists: files and URLs; SDP: sockets).
+_IMAGE_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "ICO")
+_VIDEO_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,ogg,flv,h264,hevc"
+_MAX_RATE = 240.0  # frames a second beyond which a header is not believed
 
 
 @dataclass(frozen=True)
@@ -64,11 +72,14 @@ def load_video(video: Video, access: Access) -> Frames:
         raise InvalidItem("the video has no frames", fix="pass at least one frame")
     _check_frames(len(sources), access.limits)
     images: list[PILImage.Image] = []
+    pixels = 0
     for index, source in enumerate(sources):
         try:
             images.append(_open(source, access))
         except UmeError as error:
             raise type(error)(f"frame {index}: {error.cause}", fix=error.fix) from error
+        pixels += images[-1].width * images[-1].height
+        _check_video_pixels(pixels, f"the first {index + 1} frames", access.limits)
     images += [images[-1]] * (-len(images) % TEMPORAL_PATCH)
     return Frames(images, video.sample_fps or DEFAULT_FPS)
 
@@ -77,6 +88,8 @@ def _open(source: MediaSource, access: Access) -> PILImage.Image:
     if isinstance(source, np.ndarray):
         return _from_array(source, access.limits)
     if isinstance(source, PILImage.Image):
+        if source.format is not None and source.format not in _IMAGE_FORMATS:
+            raise MediaError(f"{source.format} pictures are not decoded", fix="convert it to PNG")
         _check_pixels(source.size, "the PIL image", access.limits)
         return _decoded(source, "the PIL image")
     name = describe(source)
@@ -85,7 +98,7 @@ def _open(source: MediaSource, access: Access) -> PILImage.Image:
         # Pillow warns above its own threshold; ours is checked just below, before decoding.
         warnings.simplefilter("ignore", PILImage.DecompressionBombWarning)
         try:
-            image = PILImage.open(io.BytesIO(data))
+            image = PILImage.open(io.BytesIO(data), formats=_IMAGE_FORMATS)
         except UnidentifiedImageError as error:
             raise MediaError(
                 f"{name} is not an image Pillow can read", fix="convert it to PNG or JPEG"
@@ -112,8 +125,8 @@ def _decoded(image: PILImage.Image, name: str) -> PILImage.Image:
             # Pillow's own conversion clips 16-bit greys to white.
             return _from_high_depth(image)
         return image.convert("RGB")
-    except LimitExceeded:
-        raise
+    except MemoryError as error:
+        raise LimitExceeded(f"{name} does not fit in memory", fix="shrink it") from error
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError… on broken files
         raise MediaError(
             f"{name} is truncated or damaged: {error}", fix="replace the file"
@@ -181,63 +194,100 @@ def _import_av() -> Any:
 
 def _decode_file(video: Video, access: Access) -> Frames:
     source = video.source
-    assert isinstance(source, (str, bytes)) or hasattr(source, "is_file")
+    if not isinstance(source, (str, Path, bytes)):
+        raise InvalidItem(f"a video cannot be a {type(source).__name__}", fix="see Video")
     name = describe(source)
-    data = read_source(source, access)  # type: ignore[arg-type]
+    data = read_source(source, access)
     av = _import_av()
     try:
-        with av.open(io.BytesIO(data)) as container:
-            if not container.streams.video:
-                raise MediaError(f"{name} has no video stream", fix="pass a video file")
-            return _select_frames(container, video, name, access.limits)
-    except av.error.FFmpegError as error:
+        return _select_frames(av, data, video, name, access.limits)
+    except UmeError:
+        raise
+    except MemoryError as error:
+        raise LimitExceeded(f"{name} does not fit in memory", fix="shrink it") from error
+    except Exception as error:  # FFmpeg's errors, and what its bindings raise on hostile bytes
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         raise MediaError(
-            f"{name} cannot be decoded as a video: {error.strerror}",
-            fix="convert it to MP4 (H.264)",
+            f"{name} cannot be decoded as a video: {reason}", fix="convert it to MP4 (H.264)"
         ) from error
 
 
-def _select_frames(container: Any, video: Video, name: str, limits: Limits) -> Frames:
-    """Two passes: count the frames, then convert only those the model sees."""
+def _refuse_open(*_: Any, **__: Any) -> Any:
+    raise PermissionError("a video may not open anything beside itself")
+
+
+def _container(av: Any, data: bytes) -> Any:
+    return av.open(
+        io.BytesIO(data),
+        metadata_errors="replace",
+        io_open=_refuse_open,
+        container_options={"format_whitelist": _VIDEO_FORMATS},
+    )
+
+
+def _frames(container: Any, name: str, limits: Limits) -> Iterator[tuple[int, Any]]:
+    """Numbered frames; every one is checked, since headers lie and sizes can change midway."""
     stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise MediaError(f"{name} uses an unknown codec", fix="convert it to MP4 (H.264)")
     stream.thread_type = "AUTO"
-    rate = float(stream.average_rate or stream.guessed_rate or 24)
-    _check_pixels((stream.codec_context.width, stream.codec_context.height), name, limits)
+    size: tuple[int, int] | None = None
+    for number, frame in enumerate(container.decode(stream)):
+        found = (int(frame.width), int(frame.height))
+        _check_pixels(found, f"{name}, frame {number},", limits)
+        if size is not None and found != size:
+            raise MediaError(f"{name} changes its size at frame {number}", fix="convert it to MP4")
+        size = found
+        yield number, frame
+
+
+def _select_frames(av: Any, data: bytes, video: Video, name: str, limits: Limits) -> Frames:
+    """Two passes: count the frames, then convert only those the model sees."""
     start = video.video_start or 0.0
     end = video.video_end if video.video_end is not None else float("inf")
     numbers: list[int] = []
-    for number, frame in enumerate(container.decode(stream)):
-        seconds = frame.time if frame.time is not None else number / rate
-        if start <= seconds <= end:
-            numbers.append(number)
-        if len(numbers) / rate > limits.video_seconds:
-            raise LimitExceeded(
-                f"{name} is longer than limits.video_seconds ({limits.video_seconds:g})",
-                fix="pass video_start and video_end, or raise the limit",
-            )
-        if seconds > end:
-            break
+    pixels = 0
+    with _container(av, data) as container:
+        if not container.streams.video:
+            raise MediaError(f"{name} has no video stream", fix="pass a video file")
+        stream = container.streams.video[0]
+        rate = min(float(stream.average_rate or stream.guessed_rate or 24), _MAX_RATE)
+        for number, frame in _frames(container, name, limits):
+            seconds = frame.time if frame.time is not None else number / rate
+            if start <= seconds <= end:
+                numbers.append(number)
+                pixels = int(frame.width) * int(frame.height)
+            if number / rate > limits.video_seconds:
+                raise LimitExceeded(
+                    f"{name} is longer than limits.video_seconds ({limits.video_seconds:g})",
+                    fix="cut it, or raise the limit",
+                )
+            if seconds > end:
+                break
     if not numbers:
         raise MediaError(f"{name} has no frames to show", fix="check video_start and video_end")
+    if len(numbers) == 1:
+        numbers *= TEMPORAL_PATCH
     total = len(numbers)
-    if total == 1:
-        numbers, total = numbers * TEMPORAL_PATCH, TEMPORAL_PATCH
     count = frame_count(video.sampling, total, rate)
     _check_frames(count, limits)
-    pixels = count * stream.codec_context.width * stream.codec_context.height
-    if pixels > limits.video_pixels:
-        raise LimitExceeded(
-            f"{count} frames of {name} have {pixels:,} pixels, more than limits.video_pixels "
-            f"({limits.video_pixels:,})",
-            fix="pass a lower fps or nframes, shrink the video, or raise the limit",
-        )
+    _check_video_pixels(count * pixels, f"{count} frames of {name}", limits)
     chosen = [numbers[i] for i in frame_indices(count, total)]
-    wanted = set(chosen)
-    container.seek(0)
-    images = {
-        number: frame.to_rgb().to_image()
-        for number, frame in enumerate(container.decode(stream))
-        if number in wanted
-    }
+    images: dict[int, PILImage.Image] = {}
+    with _container(av, data) as container:
+        for number, frame in _frames(container, name, limits):
+            if number in chosen:
+                images[number] = frame.to_rgb().to_image()
+            if number >= chosen[-1]:
+                break
     sample_fps = count / max(total, 1e-6) * rate
     return Frames([images[number] for number in chosen], sample_fps)
+
+
+def _check_video_pixels(pixels: int, what: str, limits: Limits) -> None:
+    if pixels > limits.video_pixels:
+        raise LimitExceeded(
+            f"{what} have {pixels:,} pixels, more than limits.video_pixels "
+            f"({limits.video_pixels:,})",
+            fix="pass fewer frames, shrink the video, or raise the limit",
+        )

@@ -195,7 +195,25 @@ def _locate(model: str | Path) -> Path:
 
 
 def _weight_files(directory: Path) -> list[Path]:
-    return sorted(directory.glob("*.safetensors"))
+    """The files transformers will read, none of them outside the directory or pickled."""
+    single = directory / "model.safetensors"
+    if single.is_file():
+        return [single]
+    index = directory / "model.safetensors.index.json"
+    if not index.is_file():
+        return []
+    weight_map = _read_json(index, index.name).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(f"{index} has no weight_map", fix="download it again")
+    names = {str(n) for n in cast("dict[str, Any]", weight_map).values()}
+    for name in sorted(names):
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{index} names {name!r}", fix="weights must be .safetensors files beside it"
+            )
+        if not (directory / name).is_file():
+            raise CheckpointError(f"{directory} lacks {name}", fix="download it again")
+    return sorted(directory / name for name in names)
 
 
 def _read_json(path: Path, needed: str) -> dict[str, Any]:
@@ -206,7 +224,7 @@ def _read_json(path: Path, needed: str) -> dict[str, Any]:
         )
     try:
         value = json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}", fix="replace it") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} is not a JSON object", fix="replace it")

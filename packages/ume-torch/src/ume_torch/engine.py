@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ume_core.embedder import OnError, Progress, Sampling, prepare_items, require_mode
-from ume_core.errors import InvalidOption, LimitExceeded, UmeError
+from ume_core.errors import (
+    CheckpointError,
+    InvalidItem,
+    InvalidOption,
+    LimitExceeded,
+    UmeError,
+)
 from ume_core.items import Item, ItemLike, check_batch
 from ume_core.loading import LoadOptions
 from ume_core.prompts import ANSWER_CLOSE, ANSWER_OPEN, GEN_TOKEN, THINK_CLOSE, THINK_OPEN
@@ -26,8 +33,9 @@ from ume_torch.prepare import Preparer
 from ume_torch.render import Rendered
 
 _ALL_MODES: frozenset[Mode] = frozenset({"disc", "gen", "both"})
-# Items whose media are decoded ahead of the model: bounds memory, and lets lengths be sorted.
+# Items that are decoded ahead of the model, so that lengths can be sorted; whichever comes first.
 _WINDOW = 64
+_WINDOW_BYTES = 512 * 1024 * 1024
 # Rows decoded together; a decoding step of few rows costs little more than one of one row.
 _GEN_ROWS = 32
 
@@ -53,6 +61,17 @@ class TorchEmbedder:
             InvalidOption: the device, dtype or attention cannot be had here.
         """
         self.options = options or LoadOptions()
+        try:
+            self._load(model)
+        except UmeError:
+            raise
+        except Exception as error:  # what foreign files can make parsers raise has no end
+            raise CheckpointError(
+                f"{model} cannot be loaded ({type(error).__name__}: {error})",
+                fix="check its config.json, tokenizer.json and chat template",
+            ) from error
+
+    def _load(self, model: str | Path) -> None:
         self.checkpoint = find_checkpoint(model, name=self.options.name)
         self.device = _device(self.options.device)
         self.dtype = _dtype(self.options.dtype, self.device)
@@ -94,18 +113,22 @@ class TorchEmbedder:
             self._check_room(rendered, budget if gen else 0)
             return rendered
 
+        if not items:
+            raise InvalidItem("the list of items is empty", fix="pass at least one item")
         outputs: list[_Output] = []
-        for start in range(0, max(1, len(items)), _WINDOW):
-            window = prepare_items(
-                items[start : start + _WINDOW],
-                prepare,
-                instruction=instruction,
-                on_error=on_error,
-                first=start,
+        window: list[Rendered | UmeError] = []
+        held = 0
+        for index, item in enumerate(items):
+            window += prepare_items(
+                [item], prepare, instruction=instruction, on_error=on_error, first=index
             )
+            held += _bytes(window[-1])
+            if len(window) < _WINDOW and held < _WINDOW_BYTES and index + 1 < len(items):
+                continue
             for done in self._run_window(window, mode, budget, sampling, outputs):
                 if progress is not None:
                     progress(done, len(items))
+            window, held = [], 0
         return self._result(outputs, mode, sampling.n if sampling is not None else 1)
 
     def _run_window(
@@ -207,10 +230,10 @@ class TorchEmbedder:
         )
 
     def _budget(self, asked: int | None) -> int:
-        budget = self.options.limits.new_tokens if asked is None else asked
-        if budget < 1:
-            raise InvalidOption(f"max_new_tokens is {budget}", fix="pass at least 1")
-        return budget
+        budget: object = self.options.limits.new_tokens if asked is None else asked
+        if not isinstance(budget, Integral) or int(budget) < 1:
+            raise InvalidOption(f"max_new_tokens is {budget!r}", fix="pass a whole number from 1")
+        return int(budget)
 
     def _check_room(self, rendered: Rendered, budget: int) -> None:
         context = self.checkpoint.context_length
@@ -253,9 +276,18 @@ def create(model: str | Path, options: LoadOptions) -> TorchEmbedder:
     return TorchEmbedder(model, options)
 
 
+def _bytes(prepared: Rendered | UmeError) -> int:
+    return sum(m.patches.nbytes for m in prepared.media) if isinstance(prepared, Rendered) else 0
+
+
 def _unit(states: Tensor) -> Vectors:
     """L2-normalised in float32."""
-    return F.normalize(states.float(), dim=-1).cpu().numpy()
+    vectors = F.normalize(states.float(), dim=-1).cpu().numpy()
+    if not np.isfinite(vectors).all():
+        raise CheckpointError(
+            "the model produced NaN or infinity", fix="use dtype float32, or another checkpoint"
+        )
+    return vectors
 
 
 def _device(device: str) -> str:

@@ -112,7 +112,7 @@ class Patchifier:
         """Patches of one image."""
         picture = open_image(image, self.access)
         size = self._image_size(image, picture)
-        self._check_tokens(1, size)
+        self.check_tokens(1, size)
         if picture.size != (size[1], size[0]):
             picture = picture.resize((size[1], size[0]), PILImage.Resampling.BICUBIC)
         pixels = np.asarray(picture)
@@ -134,7 +134,7 @@ class Patchifier:
             bounds = frame_pixels(self._video_budget(video), len(pictures))
         low, high = bounds
         size = smart_resize(height, width, min_pixels=low, max_pixels=high)
-        self._check_tokens(len(pictures) // TEMPORAL_PATCH, size)
+        self.check_tokens(len(pictures) // TEMPORAL_PATCH, size)
         pixels = _resize_frames(np.stack([np.asarray(p) for p in pictures]), size)
         seconds = TEMPORAL_PATCH / frames.sample_fps
         return VisualInput(self.cut(pixels), _grid(len(pixels), size), "video", seconds)
@@ -154,6 +154,7 @@ class Patchifier:
         new_h, new_w = smart_resize(
             height, width, min_pixels=low, max_pixels=max(low, high), factor=factor
         )
+        self.check_tokens(1, (new_h, new_w))
         return picture.resize((new_w, new_h), PILImage.Resampling.BICUBIC)
 
     def _image_size(self, image: Image, picture: PILImage.Image) -> tuple[int, int]:
@@ -169,7 +170,7 @@ class Patchifier:
             height, width = image.resized_height, image.resized_width
         return smart_resize(height, width, min_pixels=low, max_pixels=high)
 
-    def _check_tokens(self, steps: int, size: tuple[int, int]) -> None:
+    def check_tokens(self, steps: int, size: tuple[int, int]) -> None:
         """Refuse what could not fit a prompt, before its pixels are resized."""
         tokens = steps * size[0] * size[1] // FACTOR**2
         bound = self.access.limits.input_tokens

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 from PIL import Image as PILImage
 
-from ume_core.errors import InvalidOption
+from ume_core.errors import InvalidOption, LimitExceeded
 from ume_core.fetch import Access
-from ume_core.items import Image, Item
+from ume_core.items import Image, Item, Text
 from ume_core.loading import LoadOptions
 from ume_core.prompts import get_prompt
 from ume_torch.checkpoint import Checkpoint
-from ume_torch.patches import Patchifier
+from ume_torch.patches import Patchifier, VisualInput
 from ume_torch.render import Rendered, Renderer
 from ume_torch.tokens import Tokenizer
 
@@ -42,6 +43,10 @@ class Preparer:
             self.tokenizer, checkpoint.chat_template, limits, checkpoint.tokens_per_second
         )
         self._blank_visual = self.patchify.image(blank_image())
+        with suppress(
+            LimitExceeded
+        ):  # a template that cannot work fails now, not at the first item
+            self(Item((Text("x"), blank_image())), gen=False)
 
     def __call__(self, item: Item, *, gen: bool) -> Rendered:
         """Read the item's media and lay out its prompt.
@@ -52,7 +57,7 @@ class Preparer:
         # Length first: no picture is decoded for an item that is refused anyway.
         self.renderer.check_text(item)
         if item.media:
-            media = tuple(self.patchify(m) for m in item.media)
+            media = self._patchify_all(item)
         elif self.options.text_only == "blank":
             item = Item((blank_image(), *item.parts), item.instruction)
             media = (self._blank_visual,)
@@ -60,6 +65,21 @@ class Preparer:
             media = ()
         media_first = self.options.media_order == "media-first"
         return self.renderer.render(item, media, self.prompt, gen=gen, media_first=media_first)
+
+    def _patchify_all(self, item: Item) -> tuple[VisualInput, ...]:
+        """All media of one item, stopping as soon as they cannot fit one prompt."""
+        bound, tokens = self.patchify.access.limits.input_tokens, 0
+        media: list[VisualInput] = []
+        for part in item.media:
+            media.append(self.patchify(part))
+            tokens += media[-1].tokens
+            if tokens > bound:
+                raise LimitExceeded(
+                    f"{len(media)} of the item's {len(item.media)} media take {tokens:,} tokens, "
+                    f"more than limits.input_tokens ({bound:,})",
+                    fix="lower max_pixels or pass fewer of them",
+                )
+        return tuple(media)
 
 
 def _choose(name: str, value: str, known: tuple[str, ...]) -> None:

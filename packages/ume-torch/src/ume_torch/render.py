@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ume_core.errors import CheckpointError, LimitExceeded
+from ume_core.errors import CheckpointError, InvalidItem, LimitExceeded
 from ume_core.items import Image, Item, Text
 from ume_core.limits import Limits
 from ume_core.prompts import Prompt
@@ -150,6 +150,13 @@ class Renderer:
                 f"({self._limits.text_chars:,})",
                 fix="split the text",
             )
+        try:
+            f"{item.instruction or ''}{item.text}".encode()
+        except UnicodeEncodeError as error:
+            raise InvalidItem(
+                f"the text is no valid Unicode (character {error.start} is a lone surrogate)",
+                fix="decode it with errors='replace'",
+            ) from error
 
     def _render_skeleton(self, kinds: tuple[str, ...]) -> tuple[str | int, ...]:
         """The template's text with sentinels for the user's, special tokens already ids."""

@@ -77,6 +77,8 @@ def item_from_file(path: Path, limits: Limits) -> Item:
     if path.suffix.lower() not in TEXT_SUFFIXES:
         return Item((part_from_path(path),))
     try:
+        if path.exists() and not path.is_file():
+            raise MediaError(f"{path} is not a regular file", fix="name a text file")
         if path.stat().st_size > 4 * limits.text_chars:  # UTF-8 takes 4 bytes at most
             raise MediaError(f"{path} is too long a text", fix="split it")
         return Item((Text(path.read_text("utf-8")),))

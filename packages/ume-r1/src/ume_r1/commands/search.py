@@ -19,7 +19,7 @@ from ume_r1.commands.common import (
 )
 from ume_r1.index import Index, build_index
 from ume_r1.index.page import write_page
-from ume_r1.index.store import Description, check_target
+from ume_r1.index.store import OPTIONS, Description, check_target
 
 
 def index_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,12 +56,7 @@ def index(args: argparse.Namespace) -> int:
     # Only the folder's own files: a picture list inside a file cannot lead the reader elsewhere.
     model = load_from(args, policy=Policy(roots=(folder,), urls=False))
     signature = model.signature(args.mode)
-    options = {
-        "prompt": signature.prompt,
-        "text_only": signature.text_only,
-        "media_order": signature.media_order,
-        "dtype": signature.dtype,
-    }
+    options = {field: str(getattr(signature, field)) for field in OPTIONS}
     name = str(Path(args.model).resolve()) if Path(args.model).is_dir() else args.model
     if signature.model == args.model:  # an alias or hub id, also where a directory has its name
         name = args.model

@@ -103,6 +103,9 @@ def _inspect(
 ) -> _File | None:
     """The file with its digest, or None if its row stands or it cannot be read."""
     name = str(path.relative_to(folder))
+    if not _is_unicode(name):
+        report.skipped[ascii(name)] = "its name is not valid UTF-8"
+        return None
     if path.is_symlink() and not path.exists():
         report.skipped[name] = "it is a broken link"
         return None
@@ -112,6 +115,12 @@ def _inspect(
             report.skipped[name] = "it is a link that leads out of the folder"
             return None
         stat = real.stat()
+        if not real.is_file():
+            report.skipped[name] = "it is not a regular file"
+            return None
+        if stat.st_size > Limits().file_bytes:
+            report.skipped[name] = f"its {stat.st_size:,} bytes exceed limits.file_bytes"
+            return None
         if name in known and known[name][1:] == (stat.st_size, stat.st_mtime_ns):
             report.unchanged += 1
             return None
@@ -126,6 +135,14 @@ def _inspect(
         report.skipped[name] = "it is empty (0 bytes)"
         return None
     return _File(name, real, stat.st_size, stat.st_mtime_ns, digest.hexdigest())
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _copy(index: Index, copies: list[tuple[_File, str]], report: BuildReport) -> None:

@@ -12,8 +12,10 @@ from PIL import Image as PILImage
 from ume_core.errors import UmeError
 from ume_core.fetch import Access
 from ume_core.items import Image, Item, Text, Video
+from ume_core.limits import Policy
 from ume_core.media import load_video, open_image
 from ume_core.results import Record
+from ume_r1.commands.common import item_from_file
 from ume_r1.index.store import Hit, Index
 
 _SIDE = 240
@@ -69,7 +71,7 @@ def _query(query: Item) -> str:
     shown: list[str] = []
     for part in query.parts:
         if not isinstance(part, Text):
-            shown.append(_picture(_thumbnail(part), "the query"))
+            shown.append(_picture(_thumbnail(part, Access()), "the query"))
     return "".join(shown)
 
 
@@ -77,7 +79,7 @@ def _card(rank: int, hit: Hit, folder: Path, mode: str) -> str:
     name = str(hit.path.relative_to(folder)) if hit.path.is_relative_to(folder) else str(hit.path)
     thought = _thinking(hit.thinking, hit.summary) if mode == "gen" else ""
     width = max(0.0, min(1.0, hit.score)) * 100
-    return f"""<li class="card">{_shown(hit)}<div>
+    return f"""<li class="card">{_shown(hit, Access(Policy(roots=(folder,), urls=False)))}<div>
 <strong>{rank}. <a href="{escape(hit.path.as_uri())}">{escape(name)}</a></strong>
 <span class="muted" title="cosine similarity">cosine {hit.score:.3f}</span>
 <div class="bar" style="width:{width:.0f}%;padding:0"></div>
@@ -93,13 +95,14 @@ def _thinking(thinking: str, summary: str) -> str:
     )
 
 
-def _shown(hit: Hit) -> str:
+def _shown(hit: Hit, access: Access) -> str:
     """The file as a thumbnail, or the beginning of a text."""
     try:
         if hit.kind == "image":
-            return _picture(_thumbnail(Image(hit.path)), hit.path.name)
+            return _picture(_thumbnail(Image(hit.path), access), hit.path.name)
         if hit.kind == "video":
-            return _picture(_thumbnail(Video(hit.path)), hit.path.name)
+            return _picture(_thumbnail(Video(hit.path), access), hit.path.name)
+        item_from_file(hit.path, access.limits)  # bounded, regular, UTF-8
         return f'<div class="text">{escape(hit.path.read_text("utf-8")[:600])}</div>'
     except (UmeError, OSError, UnicodeDecodeError) as error:
         return f'<div class="text">not readable any more: {escape(str(error))}</div>'
@@ -109,16 +112,16 @@ def _picture(url: str, name: str) -> str:
     return f'<img src="{url}" alt="{escape(name)}">'
 
 
-def _thumbnail(media: Image | Video) -> str:
+def _thumbnail(media: Image | Video, access: Access) -> str:
     """A data URL: JPEG for a picture, animated WebP for a clip."""
     buffer = io.BytesIO()
     if isinstance(media, Image):
-        small = open_image(media, Access())
+        small = open_image(media, access)
         small.thumbnail((_SIDE, _SIDE))
         small.save(buffer, "JPEG", quality=82)
         kind = "jpeg"
     else:
-        frames = [_small(f) for f in load_video(media, Access()).images[:24]]
+        frames = [_small(f) for f in load_video(media, access).images[:24]]
         frames[0].save(
             buffer, "WEBP", save_all=True, append_images=frames[1:], duration=400, loop=0
         )

@@ -25,6 +25,8 @@ from ume_core.signature import Mode, Signature, check_mode
 _META = "ume-index.json"
 _TABLE = "items"
 _VERSION = 1
+# Load options that decide vectors and are stored with them.
+OPTIONS = ("prompt", "text_only", "media_order", "dtype")
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def read_description(directory: Path) -> Description:
             str(stored["model"]),
             check_mode(stored["mode"]),
             Signature.from_dict(stored["signature"]),
-            {str(k): str(v) for k, v in stored["options"].items()},
+            {name: str(stored["options"][name]) for name in OPTIONS},
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InvalidOption(f"{directory / _META} is damaged", fix="index it again") from error
@@ -129,19 +131,25 @@ def read_description(directory: Path) -> Description:
 class Index:
     """An index directory, opened for reading or writing."""
 
-    def __init__(self, directory: Path, description: Description) -> None:
+    def __init__(self, directory: Path, description: Description, *, create: bool = False) -> None:
         # Lance reports every table it creates as a warning on standard error.
         os.environ.setdefault("LANCE_LOG", "error")
         import lancedb
 
         self.directory = directory
         self.description = description
-        self._db = lancedb.connect(str(directory / "lance"))
-        names = self._db.list_tables().tables
-        if _TABLE in names:
-            self._table = self._db.open_table(_TABLE)
-        else:
-            self._table = self._db.create_table(_TABLE, schema=self.schema, mode="overwrite")
+        try:
+            database = lancedb.connect(str(directory / "lance"))
+            if _TABLE in database.list_tables().tables:
+                self._table = database.open_table(_TABLE)
+            elif create:
+                self._table = database.create_table(_TABLE, schema=self.schema, mode="overwrite")
+            else:
+                raise FileNotFoundError("its table is missing")
+        except Exception as error:  # Lance raises RuntimeError, ValueError, OSError…
+            raise InvalidOption(
+                f"{directory} is damaged: {error}", fix=f"delete {directory} and index again"
+            ) from error
 
     @classmethod
     def open(cls, directory: Path) -> Index:
@@ -162,7 +170,7 @@ class Index:
         """
         check_target(directory, description.folder, description.mode)
         if (directory / _META).is_file():
-            index = cls.open(directory)
+            index = cls(directory, read_description(directory), create=True)
             index.require(description.signature)
             return index
         directory.mkdir(parents=True, exist_ok=True)
@@ -177,7 +185,7 @@ class Index:
         temporary = directory / f".{_META}.tmp"
         temporary.write_text(json.dumps(stored, indent=2) + "\n", "utf-8")
         os.replace(temporary, directory / _META)
-        return cls(directory, description)
+        return cls(directory, description, create=True)
 
     def require(self, signature: Signature) -> None:
         """Refuse vectors that do not compare with the stored ones.
@@ -241,11 +249,13 @@ class Index:
             return []
         query: Any = self._table.search(vector.tolist(), vector_column_name=mode)
         folder = Path(self.description.folder)
+        # A foreign index must not lead a reader out of its folder.
         found = query.distance_type("dot").limit(top).to_arrow().to_pylist()
         # LanceDB's dot distance is 1 - cosine for unit vectors.
         return [
             Hit(folder / r["path"], r["kind"], 1 - r["_distance"], r["thinking"], r["summary"])
             for r in found
+            if not Path(r["path"]).is_absolute() and ".." not in Path(r["path"]).parts
         ]
 
     def _where(self, paths: list[str]) -> list[dict[str, Any]]:
