@@ -259,7 +259,7 @@ def test_a_model_that_computes_nan_does_not_answer(checkpoint: Make, tmp_path: P
     ],
     ids=lambda b: type(b).__name__,
 )
-def test_absurd_items_fail_alone_and_cheaply(engine: TorchEmbedder, bad: object) -> None:
+def test_absurd_items_fail_alone_and_cheaply(engine: TorchEmbedder, bad: Any) -> None:
     result = engine.embed(["fine", bad, "good"], on_error="record")
     assert [r.status for r in result.records] == ["ok", "failed", "ok"]
 

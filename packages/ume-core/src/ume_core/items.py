@@ -38,9 +38,7 @@ class Text:
     text: str
 
     def __post_init__(self) -> None:
-        value: object = self.text
-        if not isinstance(value, str):
-            raise InvalidItem(f"a text is a {type(value).__name__}", fix="pass a string")
+        _require(self.text, (str,), "a text", "pass a string")
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,11 +138,9 @@ class Item:
     instruction: str | None = None
 
     def __post_init__(self) -> None:
-        values: tuple[object, ...] = (*self.parts, self.instruction)
-        if not all(isinstance(p, (Text, Image, Video)) for p in values[:-1]):
-            raise InvalidItem("an item's part is no Text, Image or Video", fix="see as_item()")
-        if not isinstance(values[-1], (str, type(None))):
-            raise InvalidItem("the instruction is not a string", fix="pass the task as text")
+        for part in self.parts:
+            _require(part, (Text, Image, Video), "an item's part", "pass Text, Image or Video")
+        _require(self.instruction, (str, type(None)), "the instruction", "pass the task as text")
         if not self.parts:
             raise InvalidItem("the item is empty", fix="give it at least one text, image or video")
         has_media = any(not isinstance(p, Text) for p in self.parts)
@@ -236,6 +232,12 @@ _WHOLE = (
 ).split()
 _POSITIVE = ("fps", "sample_fps")
 _TIMES = ("video_start", "video_end")
+
+
+def _require(value: object, kinds: tuple[type, ...], what: str, fix: str) -> None:
+    """Types at run time: callers without a type checker are users too."""
+    if not isinstance(value, kinds):
+        raise InvalidItem(f"{what} is a {type(value).__name__}", fix=fix)
 
 
 def _check_source(source: object, what: str) -> None:

@@ -10,6 +10,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,13 @@ class Frames:
 
     images: list[PILImage.Image]
     sample_fps: float
+
+
+@lru_cache(maxsize=1)
+def _known_formats() -> tuple[str, ...]:
+    """The formats this build of Pillow has (AVIF is not in all)."""
+    PILImage.init()
+    return tuple(f for f in _IMAGE_FORMATS if f in PILImage.OPEN)
 
 
 def open_image(image: Image, access: Access) -> PILImage.Image:
@@ -98,7 +106,7 @@ def _open(source: MediaSource, access: Access) -> PILImage.Image:
         # Pillow warns above its own threshold; ours is checked just below, before decoding.
         warnings.simplefilter("ignore", PILImage.DecompressionBombWarning)
         try:
-            image = PILImage.open(io.BytesIO(data), formats=_IMAGE_FORMATS)
+            image = PILImage.open(io.BytesIO(data), formats=_known_formats())
         except UnidentifiedImageError as error:
             raise MediaError(
                 f"{name} is not an image Pillow can read", fix="convert it to PNG or JPEG"
