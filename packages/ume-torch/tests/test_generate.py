@@ -109,3 +109,20 @@ def test_sampling_options_are_checked() -> None:
     for wrong in ({"n": 0}, {"temperature": 0.0}, {"temperature": float("nan")}, {"top_p": 0.0}):
         with pytest.raises(ValueError, match="Fix"):
             Sampling(**wrong)  # type: ignore[arg-type]
+
+
+def test_sampling_draws_what_the_probabilities_say() -> None:
+    from ume_torch.generate import _Sampler
+
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().repeat(4000, 1)
+    rows = list(range(4000))
+    for options, expected in (
+        ({}, [0.5, 0.3, 0.15, 0.05]),
+        ({"top_k": 2}, [0.625, 0.375, 0, 0]),
+        ({"top_p": 0.75}, [0.625, 0.375, 0, 0]),
+        ({"top_k": 1}, [1, 0, 0, 0]),
+    ):
+        sampler = _Sampler(Sampling(n=256, **options), 256)
+        sampler.generators = [torch.Generator().manual_seed(r) for r in rows]
+        counts = torch.bincount(torch.tensor(sampler(logits, rows)), minlength=4) / 4000
+        assert (counts - torch.tensor(expected)).abs().max() < 0.03

@@ -160,14 +160,16 @@ class _Sampler:
 
     def __call__(self, logits: Tensor, rows: list[int]) -> list[int]:
         scores = logits.float() / self.sampling.temperature
-        ordered, tokens = scores.sort(dim=-1, descending=True)
         if self.sampling.top_k:
-            ordered[:, self.sampling.top_k :] = -torch.inf
-        shares = ordered.softmax(dim=-1)
-        mass = shares.cumsum(dim=-1)
-        shares = shares.masked_fill(mass - shares >= self.sampling.top_p, 0)
-        mass = shares.cumsum(dim=-1)
-        draws = torch.stack([torch.rand(1, generator=self.generators[r]) for r in rows])
-        target = draws.to(mass.device) * mass[:, -1:]
-        place = torch.searchsorted(mass, target, right=True).clamp(max=mass.shape[-1] - 1)
-        return tokens.gather(1, place)[:, 0].tolist()
+            least = scores.topk(min(self.sampling.top_k, scores.shape[-1])).values[:, -1:]
+            scores = scores.masked_fill(scores < least, -torch.inf)
+        if self.sampling.top_p < 1:
+            ordered = scores.sort(dim=-1, descending=True).values
+            before = ordered.softmax(dim=-1).cumsum(dim=-1) - ordered.softmax(dim=-1)
+            kept = ordered.masked_fill(before >= self.sampling.top_p, torch.inf)
+            scores = scores.masked_fill(scores < kept.amin(dim=-1, keepdim=True), -torch.inf)
+        # Gumbel-max: unlike a walk along the cumulated probabilities, it does not change with the
+        # last bits that differ between batches. -log of an exponential draw is Gumbel distributed.
+        width = scores.shape[-1]
+        draws = [torch.empty(width).exponential_(generator=self.generators[r]) for r in rows]
+        return (scores - torch.stack(draws).log().to(scores.device)).argmax(dim=-1).tolist()
