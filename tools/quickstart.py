@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 import sys
 import time
 from pathlib import Path
 
+import ume_nano
 from ume_r1.cli import main as ume
 
 ROOT = Path(__file__).resolve().parents[1]
 GALLERY = "tools/gallery"
-INDEX = ".cache/quickstart/index"
+# One index per version of the embedded model: vectors of different weights do not compare.
+_WEIGHTS = hashlib.sha256((ume_nano.path() / "model.safetensors").read_bytes()).hexdigest()[:8]
+INDEX = f".cache/quickstart/index-{_WEIGHTS}"
 PAGE = ".cache/quickstart/search.html"
 
 TOUR: tuple[tuple[str, list[str]], ...] = (

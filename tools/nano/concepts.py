@@ -65,12 +65,19 @@ class Concept:
 
 
 def load_concepts(modules: Path) -> list[Concept]:
-    """All emoji concepts, then all icon concepts that share no word with an unseen one."""
+    """All emoji concepts, then all icon concepts that share no word with an unseen one.
+
+    Keywords of seen concepts lose those words too.
+    """
     emoji = _emoji(modules)
     held = unseen_words(emoji)
     icons = [c for c in _icons(modules) if not words(c.label) & held]
     taken = {c.label for c in emoji}
-    return emoji + [c for c in icons if c.label not in taken]
+    concepts = emoji + [c for c in icons if c.label not in taken]
+    for concept in concepts:
+        if not concept.unseen:
+            concept.keywords = [k for k in concept.keywords if not words(k) & held]
+    return concepts
 
 
 def words(text: str) -> set[str]:

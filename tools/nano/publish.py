@@ -74,9 +74,29 @@ def card(found: dict[str, Any]) -> str:
         f"| {e['cell']} | {e['picture of']} | {e['thinking']} | {e['summary']} |"
         for e in found["examples"]
     ]
+
+    def recall(*key: str) -> float:
+        """recall@5 of one cell: concepts, style, direction, query, mode."""
+        return next(
+            c.recall5 for c in cells if (c.concepts, c.style, c.direction, c.query, c.mode) == key
+        )
+
+    words = "text to image"
+    same_picture = recall("unseen", "unseen", "image to image", "picture in the seen style", "disc")
+    at_end = (
+        recall("seen", "unseen", words, "name", "disc"),
+        recall("unseen", "unseen", words, "name", "disc"),
+        recall("composed scenes", "seen", words, "caption", "disc"),
+        same_picture,
+    )
     size = sum(f.stat().st_size for f in ume_nano.path().iterdir()) / 1e6
     return CARD.read_text("utf-8").format(
         size=f"{size:.1f}",
+        at_end=" | ".join(map(str, at_end)),
+        pictures=same_picture,
+        keywords=recall("unseen", "unseen", words, "keywords", "disc"),
+        gen=recall("seen", "unseen", words, "name", "gen"),
+        disc=recall("seen", "unseen", words, "name", "disc"),
         goals="\n".join(goals),
         cells=table(cells),
         generation="\n".join(generation),

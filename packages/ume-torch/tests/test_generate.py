@@ -116,12 +116,13 @@ def test_sampling_draws_what_the_probabilities_say() -> None:
 
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().repeat(4000, 1)
     rows = list(range(4000))
-    for options, expected in (
+    cases: list[tuple[dict[str, Any], list[float]]] = [
         ({}, [0.5, 0.3, 0.15, 0.05]),
         ({"top_k": 2}, [0.625, 0.375, 0, 0]),
         ({"top_p": 0.75}, [0.625, 0.375, 0, 0]),
         ({"top_k": 1}, [1, 0, 0, 0]),
-    ):
+    ]
+    for options, expected in cases:
         sampler = _Sampler(Sampling(n=256, **options), 256)
         sampler.generators = [torch.Generator().manual_seed(r) for r in rows]
         counts = torch.bincount(torch.tensor(sampler(logits, rows)), minlength=4) / 4000
