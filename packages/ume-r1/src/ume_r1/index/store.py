@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -174,6 +175,10 @@ class Index:
             index.require(description.signature)
             return index
         directory.mkdir(parents=True, exist_ok=True)
+        # The table first: where the description is, the index is whole. A table without one was
+        # left by a process killed here, perhaps of another mode.
+        shutil.rmtree(directory / "lance", ignore_errors=True)
+        index = cls(directory, description, create=True)
         stored = {
             "version": _VERSION,
             "folder": description.folder,
@@ -185,7 +190,7 @@ class Index:
         temporary = directory / f".{_META}.tmp"
         temporary.write_text(json.dumps(stored, indent=2) + "\n", "utf-8")
         os.replace(temporary, directory / _META)
-        return cls(directory, description, create=True)
+        return index
 
     def require(self, signature: Signature) -> None:
         """Refuse vectors that do not compare with the stored ones.
