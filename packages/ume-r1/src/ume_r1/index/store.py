@@ -134,7 +134,7 @@ class Index:
 
     def __init__(self, directory: Path, description: Description, *, create: bool = False) -> None:
         # Lance reports every table it creates as a warning on standard error.
-        os.environ.setdefault("LANCE_LOG", "error")
+        os.environ.setdefault("LANCEDB_LOG", "error")
         import lancedb
 
         self.directory = directory
