@@ -53,7 +53,6 @@ EMOJI_STYLES = {
     "openmoji": "openmoji",
 }
 UNSEEN_STYLE = "openmoji"
-ICON_STYLES = ("mdi", "game-icons", "flat-color-icons")
 
 
 def fetch_sources(cache: Path) -> Path:

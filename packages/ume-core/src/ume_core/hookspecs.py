@@ -22,7 +22,7 @@ class BackendSpec:
         factory: `module:function`, called as `function(model, options)` -> Embedder, where `model`
             is a name, path or hub id and `options` a `ume_core.loading.LoadOptions`.
         requires: modules it needs; install: the command that brings them.
-        priority: the highest available engine that has the mode is chosen.
+        priority: `auto` takes the available engine that has the highest.
     """
 
     name: str

@@ -28,9 +28,9 @@ class Prompt:
     name: str
     generation: str
 
-    def segments(self, gen: bool) -> tuple[str, str, str]:
-        """(before, token, after) that close the user turn: `before` joins the user's text."""
-        return "\n", DISC_TOKEN, "\n" + (self.generation if gen else "")
+    def around_disc(self, gen: bool) -> tuple[str, str]:
+        """What stands before and after `<disc_emb>`; the first joins the user's text."""
+        return "\n", "\n" + (self.generation if gen else "")
 
 
 _LINES = (

@@ -102,7 +102,7 @@ class Renderer:
             LimitExceeded: more text or tokens than the limits allow.
         """
         kinds, texts = layout(item, media_first)
-        before, _, after = prompt.segments(gen)
+        before, after = prompt.around_disc(gen)
         texts[-1] += before
         ids: list[int] = []
         spans: list[int | VisualInput] = []

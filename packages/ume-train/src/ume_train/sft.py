@@ -1,6 +1,6 @@
 """Supervised fine-tuning: one loop, top to bottom.
 
-Invariant: everything a step depends on is a function of (seed, step) and the checkpointed state, so
+Invariant: everything a step depends on is a function of the step and the checkpointed state, so
 an interrupted run that resumes takes the same steps as one that was not interrupted.
 
 Layout of a run directory: `model/` a checkpoint of the published layout (what inference loads),
@@ -27,15 +27,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import clip_grad_norm_
 
-from ume_core.fetch import Access
-from ume_core.limits import Limits
-from ume_core.prompts import DEFAULT_PROMPT, get_prompt
+from ume_core.loading import LoadOptions
 from ume_torch.checkpoint import find_checkpoint, load_model
 from ume_torch.forward import build_batch, run_text
-from ume_torch.patches import Patchifier, VisualInput
-from ume_torch.prepare import blank_image
-from ume_torch.render import Rendered, Renderer
-from ume_torch.tokens import Tokenizer
+from ume_torch.prepare import Preparer
+from ume_torch.render import Rendered
 from ume_train.data import Example, PairBatch, PairSource
 from ume_train.losses import info_nce, next_token_loss, teacher_nce
 
@@ -54,7 +50,7 @@ class SFTConfig:
         steps: optimizer steps in all. warmup: steps of linear warm-up.
         lr: peak rate of Muon (hidden matrices); lr_adam: of AdamW (embeddings, norms, biases).
         temperature: of both InfoNCE losses. weight_*: factors of the losses.
-        save_every, log_every: steps. device, seed: as usual.
+        save_every, log_every: steps. device: a torch device string.
         bf16: autocast matrix products to bfloat16; weights and states stay float32.
     """
 
@@ -73,7 +69,6 @@ class SFTConfig:
     log_every: int = 10
     bf16: bool = True
     device: str = "cpu"
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,13 +93,12 @@ class Trainer:
     def __init__(self, run: Path, source: PairSource, config: SFTConfig) -> None:
         self.run, self.source, self.config = run, source, config
         self.checkpoint = find_checkpoint(run / "model")
-        self.tokenizer = Tokenizer(self.checkpoint.directory)
-        limits = Limits()
-        self.renderer = Renderer(
-            self.tokenizer, self.checkpoint.chat_template, limits, self.checkpoint.tokens_per_second
-        )
-        self.patchify = Patchifier(self.checkpoint.patches, Access())
-        self.blank = self.patchify.image(blank_image())
+        # The engine's own preparation under both text-only policies: training sees its prompts.
+        self.preparers = {
+            policy: Preparer(self.checkpoint, LoadOptions(text_only=policy))
+            for policy in ("blank", "plain")
+        }
+        self.tokenizer = self.preparers["blank"].tokenizer
         self.model = load_model(self.checkpoint, config.device, "float32", "sdpa").train()
         self.optimizers = self._optimizers()
         self.step = 0
@@ -117,7 +111,6 @@ class Trainer:
             hidden = weight.ndim == 2 and "embed_tokens" not in name and "lm_head" not in name
             (matrices if hidden else rest).append(weight)
         config = self.config
-        # match_rms_adamw keeps one weight decay meaningful for both groups.
         muon = torch.optim.Muon(
             matrices, lr=config.lr, weight_decay=config.weight_decay, momentum=0.95
         )
@@ -212,14 +205,9 @@ class Trainer:
         prompts: list[Rendered] = []
         learn_from: list[int] = []
         gen_index: list[int] = []
-        prompt = get_prompt(DEFAULT_PROMPT)
+        prepare = self.preparers["blank" if batch.blank else "plain"]
         for example in (*batch.queries, *batch.positives):
-            media = self._media(example, batch.blank)
-            item = example.item
-            if batch.blank and not item.media:
-                item = type(item)((blank_image(), *item.parts), item.instruction)
-            asked = batch.gen and batch.asked
-            rendered = self.renderer.render(item, media, prompt, gen=asked)
+            rendered = prepare(example.item, gen=batch.gen and batch.asked)
             if batch.gen:
                 rendered, start = self._with_answer(rendered, example)
                 gen_index.append(len(rendered.ids) - 2)
@@ -231,10 +219,6 @@ class Trainer:
             learn_from.append(start)
         teacher = torch.from_numpy(batch.teacher) if batch.teacher is not None else None
         return Prepared(prompts, learn_from, gen_index, teacher)
-
-    def _media(self, example: Example, blank: bool) -> tuple[VisualInput, ...]:
-        media = tuple(self.patchify(m) for m in example.item.media)
-        return (self.blank,) if blank and not media else media
 
     def _with_answer(self, rendered: Rendered, example: Example) -> tuple[Rendered, int]:
         """Prompt and answer as one sequence, and the index of the first token to learn."""

@@ -103,7 +103,7 @@ class _Lines(Progress):
         now = time.monotonic()
         if now - self._last >= self.seconds:
             self._last = now
-            task = self._tasks[task_id]
+            task = next(t for t in self.tasks if t.id == task_id)
             total = f"{task.total:.0f}" if task.total else "?"
             print(f"{self._title}: {task.completed:.0f} of {total}", file=sys.stderr, flush=True)
 
