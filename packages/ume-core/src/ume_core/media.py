@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from threading import Lock
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from PIL import Image as PILImage
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 # Ghostscript) or open what the bytes name (concat and HLS playlists: files and URLs; SDP: sockets).
 _IMAGE_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "ICO")
 _VIDEO_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,ogg,flv,h264,hevc"
+# A picture its owner opened lazily is read on first use, which two threads must not do at once.
+_LAZY_PIL = Lock()
+Draft: TypeAlias = Callable[[tuple[int, int]], tuple[int, int]]
 _MAX_RATE = 240.0  # frames a second beyond which a header is not believed
 
 
@@ -53,14 +57,21 @@ def _known_formats() -> tuple[str, ...]:
     return tuple(f for f in _IMAGE_FORMATS if f in PILImage.OPEN)
 
 
-def open_image(image: Image, access: Access) -> PILImage.Image:
+def open_image(
+    image: Image, access: Access, data: bytes | None = None, draft: Draft | None = None
+) -> PILImage.Image:
     """The picture as an RGB PIL image, alpha laid over white.
+
+    Args:
+        data: the bytes of an encoded source, if they were read already.
+        draft: the (width, height) wanted of a picture of some (width, height); a JPEG is then
+            decoded at the smallest of 1/2, 1/4, 1/8 of its size that is not below. Other pixels.
 
     Raises:
         MediaError: it cannot be decoded. LimitExceeded: it has too many pixels.
         InvalidItem: an array of the wrong shape, or with NaN. PolicyViolation: see `read_source`.
     """
-    return _open(image.source, access)
+    return _open(image.source, access, data, draft)
 
 
 def load_video(video: Video, access: Access) -> Frames:
@@ -92,16 +103,19 @@ def load_video(video: Video, access: Access) -> Frames:
     return Frames(images, video.sample_fps or DEFAULT_FPS)
 
 
-def _open(source: MediaSource, access: Access) -> PILImage.Image:
+def _open(
+    source: MediaSource, access: Access, data: bytes | None = None, draft: Draft | None = None
+) -> PILImage.Image:
     if isinstance(source, np.ndarray):
         return _from_array(source, access.limits)
     if isinstance(source, PILImage.Image):
         if source.format is not None and source.format not in _IMAGE_FORMATS:
             raise MediaError(f"{source.format} pictures are not decoded", fix="convert it to PNG")
         _check_pixels(source.size, "the PIL image", access.limits)
-        return _decoded(source, "the PIL image")
+        with _LAZY_PIL:
+            return _decoded(source, "the PIL image")
     name = describe(source)
-    data = read_source(source, access)
+    data = read_source(source, access) if data is None else data
     with warnings.catch_warnings():
         # Pillow warns above its own threshold; ours is checked just below, before decoding.
         warnings.simplefilter("ignore", PILImage.DecompressionBombWarning)
@@ -118,6 +132,8 @@ def _open(source: MediaSource, access: Access) -> PILImage.Image:
         except Exception as error:  # a parser's own failure on hostile bytes
             raise MediaError(f"{name} cannot be opened: {error}", fix="replace the file") from error
         _check_pixels(image.size, name, access.limits)
+        if draft is not None:
+            image.draft("RGB", draft(image.size))
         return _decoded(image, name)
 
 

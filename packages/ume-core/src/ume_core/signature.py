@@ -25,6 +25,8 @@ class Signature:
         prompt: prompt version. text_only: `blank` (a white picture precedes text-only inputs, as
             trained) or `plain`. media_order: `media-first` or `given`.
         min_pixels, max_pixels: default bounds of a resized image. max_frames: of a video.
+        thinking: how gen answers (`full`, `short-N`, `none`, `skip`). decoding: `exact`, or `draft`
+            where JPEGs are decoded at a fraction of their size.
         dtype: the engine's arithmetic. dimensions: length of a vector.
         aligned: the model card says that disc and gen share one space.
     """
@@ -41,6 +43,8 @@ class Signature:
     dtype: str
     dimensions: int
     aligned: bool = False
+    thinking: str = "full"
+    decoding: str = "exact"
 
     def for_mode(self, mode: Mode) -> Signature:
         """The signature of the vectors of one mode."""
@@ -55,6 +59,8 @@ class Signature:
                 continue
             if name == "mode" and self.aligned and other.aligned:
                 continue
+            if name == "thinking" and self.mode == other.mode == "disc":
+                continue  # <disc_emb> stands before the answer
             found.append(f"{name}: {value} != {theirs[name]}")
         return found
 
@@ -75,6 +81,8 @@ class Signature:
     def digest(self) -> str:
         """16 hex digits over the fields that matter for comparison."""
         kept = {k: v for k, v in asdict(self).items() if k not in _NAMES_ONLY}
+        if self.mode == "disc":
+            del kept["thinking"]
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from numbers import Integral
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -26,18 +27,19 @@ from ume_core.loading import LoadOptions
 from ume_core.prompts import ANSWER_CLOSE, ANSWER_OPEN, GEN_TOKEN, THINK_CLOSE, THINK_OPEN
 from ume_core.results import EmbeddingResult, Record, Sample, Vectors
 from ume_core.signature import Mode, Signature
+from ume_torch.ahead import prepare_ahead
 from ume_torch.checkpoint import find_checkpoint, load_model, weights_digest
-from ume_torch.forward import build_batch, run_text
-from ume_torch.generate import Generation, generate
+from ume_torch.gen_cache import GenCache
+from ume_torch.generate import Row, Rules
 from ume_torch.prepare import Preparer
 from ume_torch.render import Rendered
+from ume_torch.runner import Generated, Runner
 
 _ALL_MODES: frozenset[Mode] = frozenset({"disc", "gen", "both"})
-# Items that are decoded ahead of the model, so that lengths can be sorted; whichever comes first.
-_WINDOW = 64
-_WINDOW_BYTES = 512 * 1024 * 1024
-# Rows decoded together; a decoding step of few rows costs little more than one of one row.
-_GEN_ROWS = 32
+# Items among which packs are formed; whichever comes first.
+_WINDOW = 256
+_WINDOW_BYTES = 256 * 1024 * 1024
+_Prepared: TypeAlias = "Iterator[tuple[int, Rendered | UmeError]]"
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,11 @@ class TorchEmbedder:
         self.dtype = _dtype(self.options.dtype, self.device)
         attention = _attention(self.options.attention, self.device)
         self._prepare = Preparer(self.checkpoint, self.options)
-        self._model = load_model(self.checkpoint, self.device, self.dtype, attention)
+        model = load_model(self.checkpoint, self.device, self.dtype, attention)
+        self._runner = Runner(model, self.device, attention, self.options)
         self._signature = self._make_signature()
+        path = self.options.gen_cache
+        self._cache = GenCache(path) if path is not None else None
 
     @property
     def dimensions(self) -> int:
@@ -105,113 +110,146 @@ class TorchEmbedder:
         budget = self._budget(max_new_tokens)
         if sampling is not None and mode == "disc":
             raise InvalidOption("sampling was given in disc mode", fix="use mode='gen' or 'both'")
-        gen = mode != "disc"
         check_batch(items)
+        if not items:
+            raise InvalidItem("the list of items is empty", fix="pass at least one item")
+        gen = mode != "disc"
 
         def prepare(item: Item) -> Rendered:
             rendered = self._prepare(item, gen=gen)
             self._check_room(rendered, budget if gen else 0)
             return rendered
 
-        if not items:
-            raise InvalidItem("the list of items is empty", fix="pass at least one item")
-        outputs: list[_Output] = []
-        window: list[Rendered | UmeError] = []
-        held = 0
-        for index, item in enumerate(items):
-            window += prepare_items(
-                [item], prepare, instruction=instruction, on_error=on_error, first=index
+        def prepare_one(index: int) -> Rendered | UmeError:
+            (found,) = prepare_items(
+                [items[index]], prepare, instruction=instruction, on_error=on_error, first=index
             )
-            held += _bytes(window[-1])
-            if len(window) < _WINDOW and held < _WINDOW_BYTES and index + 1 < len(items):
+            return found
+
+        outputs: dict[int, _Output] = {}
+        prepared = enumerate(prepare_ahead(len(items), prepare_one, _bytes))
+        run = self._gen(prepared, budget, sampling) if gen else self._disc(prepared)
+        for index, output in run:
+            if isinstance(output, UmeError):
+                if on_error == "raise":
+                    raise output.at(index)
+                output = _Output(Record("failed", str(output)), None, [])
+            outputs[index] = output
+            if progress is not None:
+                progress(len(outputs), len(items))
+        ordered = [outputs[i] for i in range(len(items))]
+        return self._result(ordered, mode, sampling.n if sampling is not None else 1)
+
+    def _disc(self, prepared: _Prepared) -> Iterator[tuple[int, _Output | UmeError]]:
+        """Windows of prepared items, each cut into packs of like length."""
+        window: list[tuple[int, Rendered]] = []
+        held = 0
+        for index, item in prepared:
+            if isinstance(item, UmeError):
+                yield index, item
                 continue
-            for done in self._run_window(window, mode, budget, sampling, outputs):
-                if progress is not None:
-                    progress(done, len(items))
-            window, held = [], 0
-        return self._result(outputs, mode, sampling.n if sampling is not None else 1)
+            window.append((index, item))
+            held += _bytes(item)
+            if len(window) >= _WINDOW or held >= _WINDOW_BYTES:
+                yield from self._disc_window(window)
+                window, held = [], 0
+        yield from self._disc_window(window)
 
-    def _run_window(
-        self,
-        window: list[Rendered | UmeError],
-        mode: Mode,
-        budget: int,
-        sampling: Sampling | None,
-        outputs: list[_Output],
-    ) -> Iterator[int]:
-        """Run the good items of a window in batches of like length; yields items done so far."""
-        found: dict[int, _Output] = {}
-        ready = [(i, p) for i, p in enumerate(window) if isinstance(p, Rendered)]
-        for index, item in enumerate(window):
-            if not isinstance(item, Rendered):
-                found[index] = _Output(Record("failed", str(item)), None, [])
-        samples = sampling.n if sampling is not None else 1
-        for group in self._batches(ready, samples if mode != "disc" else 0):
-            made = self._run_batch([p for _, p in group], mode, budget, sampling)
-            for (index, _), output in zip(group, made, strict=True):
-                found[index] = output
-            yield len(outputs) + len(found)
-        outputs += [found[i] for i in range(len(window))]
+    def _disc_window(
+        self, window: list[tuple[int, Rendered]]
+    ) -> Iterator[tuple[int, _Output | UmeError]]:
+        waiting = sorted(window, key=lambda e: (e[1].head_key, len(e[1].ids)))
+        while waiting:
+            group = self._pack_of(waiting)
+            waiting = waiting[len(group) :]
+            for (index, prompt), state in zip(
+                group, self._runner.disc([p for _, p in group]), strict=True
+            ):
+                if isinstance(state, UmeError):
+                    yield index, state
+                else:
+                    record = Record("ok", None, prompt.disc_index + 1)
+                    yield index, _Output(record, _unit(state[None])[0], [])
 
-    def _batches(
-        self, ready: list[tuple[int, Rendered]], samples: int
-    ) -> Iterator[list[tuple[int, Rendered]]]:
-        """Groups whose padded size stays within the token budget, shortest prompts first."""
-        group: list[tuple[int, Rendered]] = []
-        for entry in sorted(ready, key=lambda e: len(e[1].ids)):
-            rows = len(group) + 1
-            full = rows * len(entry[1].ids) > self.options.batch_tokens
-            if group and (full or rows * samples > _GEN_ROWS):
-                yield group
-                group = []
-            group.append(entry)
-        if group:
-            yield group
+    def _pack_of(self, waiting: list[tuple[int, Rendered]]) -> list[tuple[int, Rendered]]:
+        """The first items that fit one pack, at least one."""
+        if self.options.invariant:
+            return waiting[:1]
+        tokens = 0
+        for count, (_, prompt) in enumerate(waiting):
+            tokens += prompt.disc_index + 1
+            if count and tokens > self._runner.pack_tokens:
+                return waiting[:count]
+        return waiting
 
-    @torch.inference_mode()
-    def _run_batch(
-        self, prompts: list[Rendered], mode: Mode, budget: int, sampling: Sampling | None
-    ) -> list[_Output]:
-        if mode == "disc":  # attention is causal: nothing behind <disc_emb> reaches its state
-            prompts = [p.until(p.disc_index + 1) for p in prompts]
+    def _gen(
+        self, prepared: _Prepared, budget: int, sampling: Sampling | None
+    ) -> Iterator[tuple[int, _Output | UmeError]]:
+        """Answers as they finish; those of the gen cache at once."""
+        signature = self.signature("gen")
+        lengths: dict[int, int] = {}
+        keys: dict[int, bytes] = {}
+        ready: list[tuple[int, _Output | UmeError]] = []
+
+        def uncached() -> Iterator[tuple[int, Rendered]]:
+            for index, item in prepared:
+                if isinstance(item, UmeError):
+                    ready.append((index, item))
+                    continue
+                if self._cache is not None:
+                    keys[index] = self._cache.key(item, signature, budget, sampling)
+                    kept = self._cache.get(keys[index])
+                    if kept is not None:
+                        ready.append((index, _Output(*kept)))
+                        continue
+                lengths[index] = len(item.ids)
+                yield index, item
+
+        for made in self._runner.gen(uncached(), self._rules(budget), sampling, self._script()):
+            yield from ready
+            ready.clear()
+            if isinstance(made, tuple):
+                yield made
+                continue
+            output = self._gen_output(lengths.pop(made.number), made)
+            if self._cache is not None and output.disc is not None:
+                self._cache.put(keys.pop(made.number), output.record, output.disc, output.gen)
+            yield made.number, output
+        yield from ready
+
+    def _rules(self, budget: int) -> Rules:
+        encode = self._prepare.tokenizer.encode_trusted
         special = self._prepare.tokenizer.special
-        batch = build_batch(self._model, prompts, special.pad)
-        rows = torch.arange(len(prompts), device=batch.mask.device)
-        if mode == "disc":
-            states = run_text(self._model, batch)
-            disc = _unit(states[rows, batch.disc_index])
-            return [
-                _Output(Record("ok", None, len(p.ids)), v, [])
-                for p, v in zip(prompts, disc, strict=True)
-            ]
-        from transformers import DynamicCache
+        if self.options.thinking != "short":
+            return Rules(special, budget)
+        close = tuple(encode(f"{THINK_CLOSE}{ANSWER_OPEN}"))
+        decode = self._prepare.tokenizer.decode
+        return Rules(
+            special, budget, self.options.thinking_tokens, close,
+            lambda ids: THINK_CLOSE in decode(ids),
+        )  # fmt: skip
 
-        cache = DynamicCache()
-        states = run_text(self._model, batch, cache)
-        disc = _unit(states[rows, batch.disc_index])
-        made = generate(
-            self._model, batch, states, cache, special, budget=budget, sampling=sampling
-        )
-        return [
-            self._gen_output(prompt, vector if mode == "both" else None, generations)
-            for prompt, vector, generations in zip(prompts, disc, made, strict=True)
-        ]
+    def _script(self) -> list[int]:
+        """The beginning of every answer that is given, not chosen."""
+        tokenizer = self._prepare.tokenizer
+        if self.options.thinking == "skip":
+            return [tokenizer.special.gen]
+        if self.options.thinking == "none":
+            return tokenizer.encode_trusted(f"{THINK_OPEN}{THINK_CLOSE}{ANSWER_OPEN}")
+        return []
 
-    def _gen_output(
-        self, prompt: Rendered, disc: Vectors | None, generations: list[Generation]
-    ) -> _Output:
-        samples = tuple(self._sample(g) for g in generations)
+    def _gen_output(self, prompt_tokens: int, made: Generated) -> _Output:
+        samples = tuple(self._sample(row) for row in made.rows)
         forced = next((s.reason for s in samples if s.status == "forced"), None)
-        record = Record("forced" if forced else "ok", forced, len(prompt.ids), samples)
-        states = [g.state for g in generations if g.state is not None]
-        return _Output(record, disc, list(_unit(torch.stack(states))))
+        record = Record("forced" if forced else "ok", forced, prompt_tokens, samples)
+        vectors = _unit(torch.stack([made.disc, *(row.state for row in made.rows)]))
+        return _Output(record, vectors[0], list(vectors[1:]))
 
-    def _sample(self, generation: Generation) -> Sample:
-        text = self._prepare.tokenizer.decode(generation.ids)
+    def _sample(self, row: Row) -> Sample:
+        text = self._prepare.tokenizer.decode(row.ids)
         thinking, summary = split_answer(text)
-        status = "ok" if generation.forced is None else "forced"
-        tokens = generation.generated_tokens
-        return Sample(status, text, thinking, summary, tokens, generation.forced)
+        status = "ok" if row.forced is None else "forced"
+        return Sample(status, text, thinking, summary, row.generated_tokens, row.forced)
 
     def _result(self, outputs: list[_Output], mode: Mode, samples: int) -> EmbeddingResult:
         shape = (len(outputs), samples, self.dimensions)
@@ -244,6 +282,15 @@ class TorchEmbedder:
                 fix="shorten the item or lower max_new_tokens",
             )
 
+    def _thinking(self) -> str:
+        if self.options.thinking != "short":
+            return self.options.thinking
+        if self.options.thinking_tokens < 1:
+            raise InvalidOption(
+                f"thinking_tokens is {self.options.thinking_tokens}", fix="pass a number from 1"
+            )
+        return f"short-{self.options.thinking_tokens}"
+
     def _make_signature(self) -> Signature:
         options, patches = self.options, self.checkpoint.patches
         return Signature(
@@ -259,6 +306,8 @@ class TorchEmbedder:
             dtype=self.dtype,
             dimensions=self.dimensions,
             aligned=options.aligned,
+            thinking=self._thinking(),
+            decoding="draft" if options.jpeg_draft else "exact",
         )
 
 
@@ -312,8 +361,10 @@ def _attention(attention: str, device: str) -> str:
     has_flash = find_spec("flash_attn") is not None
     if attention == "auto":
         return "flash_attention_2" if has_flash and device.startswith("cuda") else "sdpa"
-    if attention not in ("sdpa", "eager", "flash_attention_2"):
-        raise InvalidOption(f"unknown attention {attention!r}", fix="use sdpa, eager or auto")
+    if attention not in ("sdpa", "flash_attention_2"):
+        raise InvalidOption(
+            f"unknown attention {attention!r}", fix="use auto, sdpa or flash_attention_2"
+        )
     if attention == "flash_attention_2" and not (has_flash and device.startswith("cuda")):
         raise InvalidOption(
             "flash_attention_2 needs the flash-attn package and a CUDA device",

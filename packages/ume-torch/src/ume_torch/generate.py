@@ -1,164 +1,186 @@
-"""Batched decoding that keeps one vector per row: the state of its own `<gen_emb>`.
+"""Continuous decoding that keeps one vector per row: the state of its own `<gen_emb>`.
 
-Rules (each a bug of the published code, facts section 4): `<gen_emb>` counts only among generated
-tokens; a row ends at its first `<gen_emb>` and leaves the batch; the state is the forward pass *of*
-that token, also when it was the last one allowed; a row that ends or runs out without it gets
-`<gen_emb>` appended and says so.
+Rows join a running batch when there is room and leave it when they are done. Rules (each a bug of
+the published code, facts section 4): `<gen_emb>` counts only among generated tokens; a row ends at
+its first `<gen_emb>`; the state is the forward pass *of* that token, also when it was the last one
+allowed; a row that ends or runs out without it gets `<gen_emb>` appended and says so.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ume_core.embedder import Sampling
-from ume_torch.forward import Batch
+from ume_torch.kv import KeyValues
 from ume_torch.tokens import SpecialTokens
 
+LayerKV = list[tuple[Tensor, Tensor]]
 
-@dataclass
-class Generation:
-    """One row's outcome.
+
+@dataclass(eq=False)
+class Row:
+    """One generation of one prompt.
 
     Attributes:
+        prompt: the caller's number for its prompt. sample: which of the prompt's samples.
+        position: M-RoPE position of its next token.
+        script: tokens to feed before the model chooses any (the answer's given beginning).
         ids: generated tokens, `<gen_emb>` included. forced: why `<gen_emb>` was appended, or None.
-        state: (hidden,) final-norm state of `<gen_emb>`, in the model's dtype.
+        state: (hidden,) final-norm state: of the last token fed, in the end of `<gen_emb>`.
     """
 
+    prompt: int
+    sample: int
+    position: int
+    state: Tensor
+    script: list[int] = field(default_factory=list[int])
     ids: list[int] = field(default_factory=list[int])
     forced: str | None = None
-    state: Tensor | None = None
+    given: int = 0
 
     @property
     def generated_tokens(self) -> int:
         """Tokens the model chose itself."""
-        return len(self.ids) - (self.forced is not None)
+        return len(self.ids) - self.given - (self.forced is not None)
 
 
-@dataclass
-class _Running:
-    """The rows still decoding; tensors shrink as rows finish."""
+class Pick(Protocol):
+    """Chooses the next token of every row from its logits (rows, vocabulary)."""
 
-    rows: list[int]
-    cache: Any
-    mask: Tensor
-    position: Tensor
-    state: Tensor
-
-    def keep(self, places: list[int]) -> None:
-        """Drop every row but those at `places`, from the cache too."""
-        index = torch.tensor(places, device=self.mask.device)
-        self.rows = [self.rows[p] for p in places]
-        self.cache.batch_select_indices(index)
-        self.mask, self.position, self.state = (
-            t[index] for t in (self.mask, self.position, self.state)
-        )
+    def __call__(self, logits: Tensor, rows: Sequence[Row]) -> list[int]: ...
 
 
-def generate(
-    model: Any,
-    batch: Batch,
-    states: Tensor,
-    cache: Any,
-    special: SpecialTokens,
-    *,
-    budget: int,
-    sampling: Sampling | None,
-) -> list[list[Generation]]:
-    """Decode every row of a prefilled batch until its `<gen_emb>`.
+@dataclass(frozen=True)
+class Rules:
+    """How answers end.
 
-    Args:
-        states: (rows, tokens, hidden) of the prefill. cache: its keys and values; used up.
-        budget: tokens a row may generate.
-
-    Returns:
-        One list of `sampling.n` (or one) generations per row.
+    Attributes:
+        budget: tokens a row may choose itself.
+        thinking_budget: of these, tokens before `close` is fed; None for no such bound.
+        close: the tokens that end the thinking and open the answer.
+        think_end: text that says that the thinking has ended by itself, as tokens' decoder sees it.
     """
-    count = sampling.n if sampling is not None else 1
-    last = states[torch.arange(len(states), device=states.device), batch.lengths - 1]
-    if count > 1:
-        cache.batch_repeat_interleave(count)  # the prompt was prefilled once for all samples
-    running = _Running(
-        rows=list(range(len(states) * count)),
-        cache=cache,
-        mask=batch.mask.repeat_interleave(count, 0),
-        position=batch.next_position.repeat_interleave(count, 0),
-        state=last.repeat_interleave(count, 0),
-    )
-    done = [Generation() for _ in running.rows]
-    pick = _Greedy() if sampling is None else _Sampler(sampling, len(done))
-    while running.rows:
-        tokens = pick(model.lm_head(running.state), running.rows)
-        fed = [
-            _next(done[row], token, special, budget)
-            for row, token in zip(running.rows, tokens, strict=True)
-        ]
-        _forward(model, running, fed)
+
+    special: SpecialTokens
+    budget: int
+    thinking_budget: int | None = None
+    close: tuple[int, ...] = ()
+    closed: Callable[[list[int]], bool] = lambda ids: False
+
+
+class Running:
+    """The rows that are decoding."""
+
+    def __init__(
+        self,
+        step: Callable[[Tensor, Tensor, KeyValues], Tensor],
+        lm_head: Callable[[Tensor], Tensor],
+        cache: KeyValues,
+        pick: Pick,
+        rules: Rules,
+    ) -> None:
+        self._step, self._lm_head = step, lm_head
+        self.cache, self._pick, self._rules = cache, pick, rules
+        self.rows: list[Row] = []
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def add(self, rows: Sequence[Row], kv: Sequence[LayerKV]) -> None:
+        """Let rows join; `kv` holds the keys and values of each one's prompt."""
+        self.cache.add(list(kv))
+        self.rows += rows
+
+    def advance(self) -> list[Row]:
+        """Feed every row one token; the rows that were done with it leave and are returned."""
+        fed = self._choose()
+        device = self.cache.shape.device
+        positions = torch.tensor([r.position for r in self.rows], device=device)
+        states = self._step(torch.tensor(fed, device=device), positions, self.cache)
+        done: list[Row] = []
         going: list[int] = []
-        for place, (row, token) in enumerate(zip(running.rows, fed, strict=True)):
-            if token == special.gen:
-                done[row].state = running.state[place].clone()
+        for place, (row, token) in enumerate(zip(self.rows, fed, strict=True)):
+            row.ids.append(token)
+            row.position += 1
+            row.state = states[place].clone()
+            if token == self._rules.special.gen:
+                done.append(row)
             else:
                 going.append(place)
-        if len(going) < len(running.rows) and going:
-            running.keep(going)
-        elif not going:
-            running.rows = []
-    return [done[i : i + count] for i in range(0, len(done), count)]
+        if done:
+            self._keep(going)
+        return done
 
+    def drop(self, count: int) -> list[Row]:
+        """Throw the last rows out, unfinished."""
+        dropped = self.rows[len(self.rows) - count :]
+        self._keep(list(range(len(self.rows) - count)))
+        return dropped
 
-def _next(row: Generation, token: int, special: SpecialTokens, budget: int) -> int:
-    """Record the token to feed: the chosen one, or a forced `<gen_emb>`."""
-    if token != special.gen:
-        if len(row.ids) >= budget:
-            row.forced = f"no <gen_emb> within {budget} tokens"
+    def _keep(self, places: list[int]) -> None:
+        self.rows = [self.rows[p] for p in places]
+        self.cache.keep(places)
+
+    def _choose(self) -> list[int]:
+        """The token each row is fed next."""
+        free = [r for r in self.rows if not r.script]
+        chosen = iter(self._pick(self._lm_head(torch.stack([r.state for r in free])), free)
+                      if free else ())  # fmt: skip
+        fed: list[int] = []
+        for row in self.rows:
+            if row.script:
+                fed.append(row.script.pop(0))
+                row.given += 1
+            else:
+                fed.append(self._next(row, next(chosen)))
+        return fed
+
+    def _next(self, row: Row, token: int) -> int:
+        """The chosen token, the thinking's forced end, or a forced `<gen_emb>`."""
+        rules, special = self._rules, self._rules.special
+        used = row.generated_tokens
+        if used >= rules.budget:
+            row.forced = f"no <gen_emb> within {rules.budget} tokens"
         elif token in (special.end, special.pad):
             row.forced = "the model ended its answer without <gen_emb>"
-    elif len(row.ids) >= budget:
-        row.forced = f"no <gen_emb> within {budget} tokens"
-    fed = special.gen if row.forced is not None else token
-    row.ids.append(fed)
-    return fed
+        elif (
+            token != special.gen
+            and rules.thinking_budget is not None
+            and used == rules.thinking_budget
+            and not rules.closed(row.ids)
+        ):
+            row.script = list(rules.close[1:])
+            row.given += 1
+            return rules.close[0]
+        return special.gen if row.forced is not None else token
 
 
-def _forward(model: Any, running: _Running, tokens: list[int]) -> None:
-    """One decoding step for all running rows; updates their state in place."""
-    device = running.mask.device
-    ids = torch.tensor(tokens, device=device)[:, None]
-    running.mask = torch.cat([running.mask, torch.ones_like(ids)], dim=1)
-    out = model.model.language_model(
-        inputs_embeds=model.get_input_embeddings()(ids),
-        position_ids=running.position[None, :, None].expand(3, -1, -1),
-        attention_mask=running.mask,
-        past_key_values=running.cache,
-        use_cache=True,
-    )
-    running.state = out.last_hidden_state[:, -1]
-    running.position = running.position + 1
-
-
-class _Greedy:
+def greedy(logits: Tensor, rows: Sequence[Row]) -> list[int]:  # noqa: ARG001
     """The likeliest token, whatever the checkpoint's generation_config says."""
-
-    def __call__(self, logits: Tensor, rows: list[int]) -> list[int]:  # noqa: ARG002
-        return logits.argmax(dim=-1).tolist()
+    return logits.argmax(dim=-1).tolist()
 
 
-class _Sampler:
+class Sampler:
     """Temperature, top-k and top-p; every sample draws from its own generator."""
 
-    def __init__(self, sampling: Sampling, rows: int) -> None:
+    def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
-        # On the CPU, so that a seed means the same draws on every device.
-        self.generators = [
-            torch.Generator().manual_seed(sampling.seed * 1_000_003 + row % sampling.n)
-            for row in range(rows)
-        ]
+        self._generators: dict[Row, torch.Generator] = {}
 
-    def __call__(self, logits: Tensor, rows: list[int]) -> list[int]:
+    def _generator(self, row: Row) -> torch.Generator:
+        # On the CPU, so that a seed means the same draws on every device.
+        if row not in self._generators:
+            seed = self.sampling.seed * 1_000_003 + row.sample
+            self._generators[row] = torch.Generator().manual_seed(seed)
+        return self._generators[row]
+
+    def __call__(self, logits: Tensor, rows: Sequence[Row]) -> list[int]:
+        """One draw per row."""
         scores = logits.float() / self.sampling.temperature
         if self.sampling.top_k:
             least = scores.topk(min(self.sampling.top_k, scores.shape[-1])).values[:, -1:]
@@ -171,5 +193,5 @@ class _Sampler:
         # Gumbel-max: unlike a walk along the cumulated probabilities, it does not change with the
         # last bits that differ between batches. -log of an exponential draw is Gumbel distributed.
         width = scores.shape[-1]
-        draws = [torch.empty(width).exponential_(generator=self.generators[r]) for r in rows]
+        draws = [torch.empty(width).exponential_(generator=self._generator(r)) for r in rows]
         return (scores - torch.stack(draws).log().to(scores.device)).argmax(dim=-1).tolist()

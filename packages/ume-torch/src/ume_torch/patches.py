@@ -7,7 +7,10 @@ preprocessor_config.json, patches in merge-window order).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -18,7 +21,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
 from ume_core.errors import CheckpointError, InvalidItem, LimitExceeded
-from ume_core.fetch import Access
+from ume_core.fetch import Access, read_source
 from ume_core.items import Image, Video
 from ume_core.media import load_video, open_image
 from ume_core.sizes import (
@@ -32,12 +35,15 @@ from ume_core.sizes import (
     frame_pixels,
     smart_resize,
 )
+from ume_torch.memory import ByteCache
 
 Pixels = npt.NDArray[np.float32]
 
 # preprocessor_config.json of Qwen2-VL; checkpoints state their own, these fill gaps.
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+# Patches remembered for media that come again soon; those of one image are mostly below 20 MB.
+_RECENT_BYTES = 128 * 1024 * 1024
 DEFAULT_MIN_PIXELS = 56 * 56
 DEFAULT_MAX_PIXELS = 28 * 28 * 1280
 
@@ -51,11 +57,13 @@ class VisualInput:
         grid: (t, h, w) in patches; t counts pairs of frames.
         kind: which placeholder token stands for it.
         seconds_per_grid: seconds between temporal patches (Qwen2.5-VL positions); 0 for images.
+        digest: of all of these; media with equal digests give equal states.
     """
 
     patches: Pixels
     grid: tuple[int, int, int]
     kind: Literal["image", "video"]
+    digest: bytes
     seconds_per_grid: float = 0.0
 
     @property
@@ -96,9 +104,11 @@ class PatchConfig:
 class Patchifier:
     """Opens media under the access rules and cuts them into patches. Thread-safe."""
 
-    def __init__(self, config: PatchConfig, access: Access) -> None:
+    def __init__(self, config: PatchConfig, access: Access, *, draft: bool = False) -> None:
         self.config = config
         self.access = access
+        self._draft = draft
+        self._recent = ByteCache[bytes, VisualInput](_RECENT_BYTES, lambda v: v.patches.nbytes)
         values = np.arange(256, dtype=np.float64)[None, :] / 255.0
         mean, std = (np.array(v, dtype=np.float64)[:, None] for v in (config.mean, config.std))
         # One table look-up per byte: exact, and cheaper than two float passes over the image.
@@ -109,14 +119,47 @@ class Patchifier:
         return self.image(media) if isinstance(media, Image) else self.video(media)
 
     def image(self, image: Image) -> VisualInput:
-        """Patches of one image."""
+        """Patches of one image; those of the same bytes under the same bounds are remembered."""
+        source, data = image.source, None
+        bounds = (image.min_pixels, image.max_pixels, image.resized_height, image.resized_width)
+        if isinstance(source, (str, Path, bytes)):
+            data = read_source(source, self.access)
+            return self._remembered(data, bounds, lambda: self._image(image, data))
         picture = open_image(image, self.access)
-        size = self._image_size(image, picture)
-        self.check_tokens(1, size)
+        key = picture.tobytes() + repr(picture.size).encode()
+        return self._remembered(key, bounds, lambda: self._image(image, None, picture))
+
+    def _image(
+        self, image: Image, data: bytes | None, picture: PILImage.Image | None = None
+    ) -> VisualInput:
+        size = (0, 0)
+
+        def fit(source: tuple[int, int]) -> tuple[int, int]:
+            nonlocal size
+            size = self._image_size(image, source)
+            self.check_tokens(1, size)
+            return size[1], size[0]
+
+        if picture is None:
+            picture = open_image(image, self.access, data, fit if self._draft else None)
+        if size == (0, 0):
+            fit(picture.size)
         if picture.size != (size[1], size[0]):
             picture = picture.resize((size[1], size[0]), PILImage.Resampling.BICUBIC)
         pixels = np.asarray(picture)
-        return VisualInput(self.cut(np.stack([pixels, pixels])), _grid(2, size), "image")
+        return self._visual(np.stack([pixels, pixels]), "image")
+
+    def _remembered(
+        self, content: bytes, bounds: tuple[int | None, ...], make: Callable[[], VisualInput]
+    ) -> VisualInput:
+        digest = blake2b(repr(bounds).encode(), digest_size=16)
+        digest.update(content)
+        key = digest.digest()
+        found = self._recent.get(key)
+        if found is None:
+            found = make()
+            self._recent.put(key, found)
+        return found
 
     def video(self, video: Video) -> VisualInput:
         """Patches of one video."""
@@ -136,8 +179,17 @@ class Patchifier:
         size = smart_resize(height, width, min_pixels=low, max_pixels=high)
         self.check_tokens(len(pictures) // TEMPORAL_PATCH, size)
         pixels = _resize_frames(np.stack([np.asarray(p) for p in pictures]), size)
-        seconds = TEMPORAL_PATCH / frames.sample_fps
-        return VisualInput(self.cut(pixels), _grid(len(pixels), size), "video", seconds)
+        return self._visual(pixels, "video", TEMPORAL_PATCH / frames.sample_fps)
+
+    def _visual(
+        self, frames: npt.NDArray[np.uint8], kind: Literal["image", "video"], seconds: float = 0.0
+    ) -> VisualInput:
+        count, height, width, _ = frames.shape
+        grid = (count // TEMPORAL_PATCH, height // PATCH, width // PATCH)
+        digest = blake2b(f"{kind} {grid} {seconds!r}".encode(), digest_size=16)
+        # The bytes before they are cut are a tenth of the patches; both frames of an image are one.
+        digest.update(np.ascontiguousarray(frames if kind == "video" else frames[:1]))
+        return VisualInput(self.cut(frames), grid, kind, digest.digest(), seconds)
 
     def _listed_frame(self, video: Video, picture: PILImage.Image) -> PILImage.Image:
         """A frame of a list as qwen-vl-utils 0.0.14 prepares it before the common resize.
@@ -157,7 +209,7 @@ class Patchifier:
         self.check_tokens(1, (new_h, new_w))
         return picture.resize((new_w, new_h), PILImage.Resampling.BICUBIC)
 
-    def _image_size(self, image: Image, picture: PILImage.Image) -> tuple[int, int]:
+    def _image_size(self, image: Image, source: tuple[int, int]) -> tuple[int, int]:
         low = image.min_pixels if image.min_pixels is not None else self.config.min_pixels
         high = image.max_pixels if image.max_pixels is not None else self.config.max_pixels
         if high < low:
@@ -165,7 +217,7 @@ class Patchifier:
                 f"the image's max_pixels ({high}) is below its min_pixels ({low})",
                 fix="lower min_pixels or raise max_pixels",
             )
-        width, height = picture.size
+        width, height = source
         if image.resized_height and image.resized_width:
             height, width = image.resized_height, image.resized_width
         return smart_resize(height, width, min_pixels=low, max_pixels=high)
@@ -221,7 +273,3 @@ def _resize_frames(frames: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.
     bicubic = InterpolationMode.BICUBIC
     resized = resize(tensor, list(size), interpolation=bicubic, antialias=True)
     return resized.permute(0, 2, 3, 1).numpy()
-
-
-def _grid(frames: int, size: tuple[int, int]) -> tuple[int, int, int]:
-    return frames // TEMPORAL_PATCH, size[0] // PATCH, size[1] // PATCH

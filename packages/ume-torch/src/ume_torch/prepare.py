@@ -33,12 +33,15 @@ class Preparer:
     def __init__(self, checkpoint: Checkpoint, options: LoadOptions) -> None:
         _choose("text_only", options.text_only, ("blank", "plain"))
         _choose("media_order", options.media_order, ("media-first", "given"))
+        _choose("thinking", options.thinking, ("full", "short", "none", "skip"))
         context = checkpoint.context_length
         limits = replace(options.limits, input_tokens=min(options.limits.input_tokens, context))
         self.options = options
         self.prompt = get_prompt(options.prompt)
         self.tokenizer = Tokenizer(checkpoint.directory)
-        self.patchify = Patchifier(checkpoint.patches, Access(options.policy, limits))
+        self.patchify = Patchifier(
+            checkpoint.patches, Access(options.policy, limits), draft=options.jpeg_draft
+        )
         self.renderer = Renderer(
             self.tokenizer, checkpoint.chat_template, limits, checkpoint.tokens_per_second
         )
@@ -56,15 +59,18 @@ class Preparer:
         """
         # Length first: no picture is decoded for an item that is refused anyway.
         self.renderer.check_text(item)
+        blank = 0
         if item.media:
             media = self._patchify_all(item)
         elif self.options.text_only == "blank":
             item = Item((blank_image(), *item.parts), item.instruction)
-            media = (self._blank_visual,)
+            media, blank = (self._blank_visual,), 1
         else:
             media = ()
         media_first = self.options.media_order == "media-first"
-        return self.renderer.render(item, media, self.prompt, gen=gen, media_first=media_first)
+        return self.renderer.render(
+            item, media, self.prompt, gen=gen, media_first=media_first, constant_media=blank
+        )
 
     def _patchify_all(self, item: Item) -> tuple[VisualInput, ...]:
         """All media of one item, stopping as soon as they cannot fit one prompt."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -36,14 +37,19 @@ class Rendered:
     Attributes:
         ids: int64 (tokens,), placeholders expanded.
         positions: int64 (3, tokens), M-RoPE.
-        media: in the order of their placeholders.
+        media: in the order of their placeholders. media_starts: index of each one's first.
         disc_index: index of `<disc_emb>`.
+        head: tokens before the user's own content, the same in every such prompt.
+        head_key: digest of the head's tokens and media.
     """
 
     ids: npt.NDArray[np.int64]
     positions: Positions
     media: tuple[VisualInput, ...]
+    media_starts: tuple[int, ...]
     disc_index: int
+    head: int
+    head_key: bytes
 
     def until(self, length: int) -> Rendered:
         """The first `length` tokens; media must lie within them."""
@@ -95,8 +101,12 @@ class Renderer:
         *,
         gen: bool,
         media_first: bool = True,
+        constant_media: int = 0,
     ) -> Rendered:
         """Lay out `item`, whose media were already patchified, for one forward pass.
+
+        Args:
+            constant_media: how many of the first media are not the user's own (the blank image).
 
         Raises:
             LimitExceeded: more text or tokens than the limits allow.
@@ -107,11 +117,15 @@ class Renderer:
         ids: list[int] = []
         spans: list[int | VisualInput] = []
         waiting = list(media)
+        starts: list[int] = []
         run = 0  # text tokens since the last image or video
-        disc_index = -1
+        head = disc_index = -1
         for piece in self._skeleton(kinds):
             if isinstance(piece, int) and piece in (self.special.image, self.special.video):
+                if head < 0 and len(starts) == constant_media:
+                    head = len(ids)
                 visual = waiting.pop(0)
+                starts.append(len(ids))
                 spans += [run, visual]
                 run = 0
                 ids += [piece] * visual.tokens
@@ -119,9 +133,11 @@ class Renderer:
             if isinstance(piece, int):
                 new = [piece]
             else:
+                if head < 0 and _TEXT in piece:
+                    head = len(ids)
                 # The recipe's tokenizer sees "<text>\n", then <disc_emb>, then "\n<prompt>".
-                head, ending, tail = piece.partition(_ENDING)
-                new = self.tokenizer.encode(_fill(head, texts))
+                lead, ending, tail = piece.partition(_ENDING)
+                new = self.tokenizer.encode(_fill(lead, texts))
                 if ending:
                     disc_index = len(ids) + len(new)
                     new += [self.special.disc, *self.tokenizer.encode_trusted(after + tail)]
@@ -139,7 +155,11 @@ class Renderer:
                 fix="shorten the text, or lower max_pixels or the number of frames",
             )
         positions = mrope_positions([s for s in spans if s != 0], self._tokens_per_second)
-        return Rendered(np.array(ids, dtype=np.int64), positions, media, disc_index)
+        array = np.array(ids, dtype=np.int64)
+        key = blake2b(array[:head].tobytes(), digest_size=16)
+        for visual in media[:constant_media]:
+            key.update(visual.digest)
+        return Rendered(array, positions, media, tuple(starts), disc_index, head, key.digest())
 
     def check_text(self, item: Item) -> None:
         """Refuse text beyond `Limits.text_chars`."""

@@ -1,4 +1,4 @@
-"""The vision tower over many images at once, no attention across images.
+"""The vision tower over many images at once, each distinct one once, no attention across images.
 
 transformers runs one attention call per image and layer. Qwen2-VL's images of equal patch count are
 one batch here instead (same maths, same weights; measured in tools/bench). Qwen2.5-VL has window
@@ -8,7 +8,7 @@ attention, whose layout depends on the image, and goes through transformers' own
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,54 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ume_core.sizes import MERGE
+from ume_torch.memory import ByteCache
 from ume_torch.patches import VisualInput
+
+
+# Patches of one pass; more would only raise the peak of memory.
+_PASS_PATCHES = 16_384
+
+
+class Vision:
+    """The tower of one model, with the states it computed last. Thread-safe."""
+
+    def __init__(self, visual: Any, cache_bytes: int) -> None:
+        self._visual = visual
+        self._states = ByteCache[bytes, Tensor](
+            cache_bytes, lambda t: t.numel() * t.element_size()
+        )
+
+    def __call__(self, media: Sequence[VisualInput], *, together: bool = True) -> list[Tensor]:
+        """One (tokens, hidden) tensor per image or video, in order.
+
+        Args:
+            together: False computes every one in a pass of its own.
+        """
+        found: dict[bytes, Tensor] = {}
+        missing: dict[bytes, VisualInput] = {}
+        for item in media:
+            states = self._states.get(item.digest)
+            if states is not None:
+                found[item.digest] = states
+            else:
+                missing[item.digest] = item
+        for part in _passes(list(missing.values()), _PASS_PATCHES if together else 0):
+            for item, states in zip(part, encode_visuals(self._visual, part), strict=True):
+                found[item.digest] = states.clone()  # not a view that keeps the whole pass alive
+                self._states.put(item.digest, found[item.digest])
+        return [found[item.digest] for item in media]
+
+
+def _passes(media: list[VisualInput], patches: int) -> Iterator[list[VisualInput]]:
+    """Groups within a number of patches, at least one each."""
+    part: list[VisualInput] = []
+    for item in media:
+        if part and sum(len(p.patches) for p in part) + len(item.patches) > patches:
+            yield part
+            part = []
+        part.append(item)
+    if part:
+        yield part
 
 
 def encode_visuals(visual: Any, media: Sequence[VisualInput]) -> list[Tensor]:

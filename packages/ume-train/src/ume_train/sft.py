@@ -17,7 +17,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from ume_core.loading import LoadOptions
 from ume_torch.checkpoint import find_checkpoint, load_model
-from ume_torch.forward import build_batch, run_text
+from ume_train.forward import build_batch, run_text
 from ume_torch.prepare import Preparer
 from ume_torch.render import Rendered
 from ume_train.data import Example, PairBatch, PairSource
@@ -230,11 +230,11 @@ class Trainer:
         answer = [*self.tokenizer.encode_trusted(answered.text), special.end]
         following = int(rendered.positions.max()) + 1
         run = np.arange(following, following + len(answer))
-        joined = Rendered(
-            np.concatenate([rendered.ids, np.array(answer)]),
-            np.concatenate([rendered.positions, np.broadcast_to(run, (3, len(run)))], axis=1),
-            rendered.media,
-            rendered.disc_index,
+        positions = [rendered.positions, np.broadcast_to(run, (3, len(run)))]
+        joined = replace(
+            rendered,
+            ids=np.concatenate([rendered.ids, np.array(answer)]),
+            positions=np.concatenate(positions, axis=1),
         )
         start = len(rendered.ids)
         if answered.learn == "summary":

@@ -1,8 +1,8 @@
-"""Forward passes over rendered prompts.
+"""The training pass over rendered prompts: padded, through transformers' own modules.
 
 Prompts are padded on the right and run causally without a mask, so that no position ever sees
-padding; their positions are explicit (see `positions`). Decoding masks the padding left in the
-cache. Nothing here reads or writes state on the model.
+padding; their positions are explicit. Training needs every state and gradients through
+them; inference packs instead (`ume_torch.decoder`).
 """
 
 from __future__ import annotations
@@ -26,17 +26,11 @@ class Batch:
     Attributes:
         embeds: (rows, tokens, hidden) with visual states in place.
         positions: (3, rows, tokens) M-RoPE.
-        mask: (rows, tokens), 1 where a token is real.
-        lengths: (rows,) real tokens per row.
-        next_position: (rows,) the position after each row's last.
         disc_index: (rows,).
     """
 
     embeds: Tensor
     positions: Tensor
-    mask: Tensor
-    lengths: Tensor
-    next_position: Tensor
     disc_index: Tensor
 
 
@@ -46,23 +40,16 @@ def build_batch(model: Any, prompts: Sequence[Rendered], pad: int) -> Batch:
     rows, width = len(prompts), max(len(p.ids) for p in prompts)
     ids = np.full((rows, width), pad, dtype=np.int64)
     positions = np.zeros((3, rows, width), dtype=np.int64)
-    mask = np.zeros((rows, width), dtype=np.int64)
     for row, prompt in enumerate(prompts):
         length = len(prompt.ids)
         ids[row, :length] = prompt.ids
         positions[:, row, :length] = prompt.positions
-        mask[row, :length] = 1
     token_ids = torch.from_numpy(ids).to(device)
     embeds: Tensor = model.get_input_embeddings()(token_ids)
     embeds = _insert_visuals(model, prompts, token_ids, embeds)
-    lengths = [len(p.ids) for p in prompts]
-    following = [int(p.positions.max()) + 1 for p in prompts]
     return Batch(
         embeds=embeds,
         positions=torch.from_numpy(positions).to(device),
-        mask=torch.from_numpy(mask).to(device),
-        lengths=torch.tensor(lengths, device=device),
-        next_position=torch.tensor(following, device=device),
         disc_index=torch.tensor([p.disc_index for p in prompts], device=device),
     )
 
@@ -74,22 +61,21 @@ def _insert_visuals(
     if not media:
         return embeds
     # One pass per distinct picture: the blank image of text-only items repeats in every row.
-    distinct = {id(m): m for m in media}
+    distinct = {m.digest: m for m in media}
     states = encode_visuals(model.model.visual, list(distinct.values()))
-    by_id = dict(zip(distinct, states, strict=True))
-    visual = torch.cat([by_id[id(m)] for m in media]).to(embeds.dtype)
+    by_digest = dict(zip(distinct, states, strict=True))
+    visual = torch.cat([by_digest[m.digest] for m in media]).to(embeds.dtype)
     config = model.config
     places = (token_ids == config.image_token_id) | (token_ids == config.video_token_id)
     return embeds.masked_scatter(places[..., None], visual)
 
 
-def run_text(model: Any, batch: Batch, cache: Any = None) -> Tensor:
-    """Final-norm states (rows, tokens, hidden) of a causal pass; fills `cache` if given."""
+def run_text(model: Any, batch: Batch) -> Tensor:
+    """Final-norm states (rows, tokens, hidden) of a causal pass."""
     out = model.model.language_model(
         inputs_embeds=batch.embeds,
         position_ids=batch.positions,
         attention_mask=None,
-        past_key_values=cache,
-        use_cache=cache is not None,
+        use_cache=False,
     )
     return out.last_hidden_state

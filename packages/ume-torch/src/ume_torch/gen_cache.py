@@ -1,0 +1,82 @@
+"""Gen answers kept on disk, by content and signature.
+
+The key covers all that decides an answer: the prompt's tokens and positions, the content of its
+media, the signature, the budget and the sampling. One SQLite file; several processes may share it.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from dataclasses import asdict
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+
+from ume_core.embedder import Sampling
+from ume_core.errors import InvalidOption
+from ume_core.results import Record, Sample, Vectors
+from ume_core.signature import Signature
+from ume_torch.render import Rendered
+
+_TABLE = """CREATE TABLE IF NOT EXISTS answers (
+    key BLOB PRIMARY KEY, record TEXT NOT NULL, disc BLOB NOT NULL, gen BLOB NOT NULL
+) WITHOUT ROWID"""
+
+
+class GenCache:
+    """A file of answers. Thread-safe."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the file.
+
+        Raises:
+            InvalidOption: it cannot be used as one.
+        """
+        self._lock = threading.Lock()
+        try:
+            self._db = sqlite3.connect(path, timeout=30, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute(_TABLE)
+            self._db.commit()
+        except sqlite3.Error as error:
+            raise InvalidOption(
+                f"{path} cannot be used as a gen cache: {error}", fix="name another file"
+            ) from error
+
+    def key(
+        self, prompt: Rendered, signature: Signature, budget: int, sampling: Sampling | None
+    ) -> bytes:
+        """What decides the answer to a prompt."""
+        how = {"budget": budget, "sampling": asdict(sampling) if sampling else None}
+        digest = blake2b(json.dumps(how, sort_keys=True).encode(), digest_size=32)
+        digest.update(signature.for_mode("gen").digest.encode())
+        digest.update(prompt.ids.tobytes())
+        digest.update(np.ascontiguousarray(prompt.positions).tobytes())
+        for visual in prompt.media:
+            digest.update(visual.digest)
+        return digest.digest()
+
+    def get(self, key: bytes) -> tuple[Record, Vectors, list[Vectors]] | None:
+        """Record, disc vector (dim,) and gen vectors (dim,) of an answer that is kept."""
+        with self._lock:
+            row = self._db.execute(
+                "SELECT record, disc, gen FROM answers WHERE key = ?", (key,)
+            ).fetchone()
+        if row is None:
+            return None
+        record = json.loads(row[0])
+        record["samples"] = tuple(Sample(**s) for s in record["samples"])
+        disc, gen = (np.frombuffer(b, dtype="<f4") for b in row[1:])
+        return Record(**record), disc, list(gen.reshape(-1, len(disc)))
+
+    def put(self, key: bytes, record: Record, disc: Vectors, gen: list[Vectors]) -> None:
+        """Keep an answer."""
+        values = (
+            key, json.dumps(asdict(record)),
+            disc.astype("<f4").tobytes(), np.stack(gen).astype("<f4").tobytes(),
+        )  # fmt: skip
+        with self._lock, self._db:
+            self._db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", values)

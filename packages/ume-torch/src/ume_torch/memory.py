@@ -1,0 +1,90 @@
+"""How much memory there is, and what to do when there is not enough."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import torch
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+def free_bytes(device: str) -> int:
+    """Bytes that can still be allocated: of the GPU, or of the machine and its control group."""
+    if torch.device(device).type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        # What torch holds but does not use is free to us too.
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    found = [_meminfo()]
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes",
+         "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):  # fmt: skip
+        try:
+            found.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+    return max(0, min(found))
+
+
+def _meminfo() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:  # not Linux: assume little rather than ask for much
+        return 4 << 30
+    values = {line.split(":")[0]: line.split()[1] for line in lines}
+    return int(values.get("MemAvailable", 4 << 20)) * 1024
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed; torch's CPU allocator says so in words only."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "not enough memory" in str(error)
+
+
+def release(device: str) -> None:
+    """Give cached blocks back before another try."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()
+
+
+class ByteCache(Generic[K, V]):
+    """The values used last, up to a number of bytes. Thread-safe."""
+
+    def __init__(self, limit: int, size: Callable[[V], int]) -> None:
+        self._limit, self._size = limit, size
+        self._values: OrderedDict[K, V] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: K) -> V | None:
+        """The value, if it is still there."""
+        with self._lock:
+            if key not in self._values:
+                return None
+            self._values.move_to_end(key)
+            return self._values[key]
+
+    def put(self, key: K, value: V) -> None:
+        """Keep a value; older ones make room. One larger than the limit is not kept."""
+        size = self._size(value)
+        with self._lock:
+            if size > self._limit or key in self._values:
+                return
+            self._values[key] = value
+            self._bytes += size
+            while self._bytes > self._limit:
+                _, old = self._values.popitem(last=False)
+                self._bytes -= self._size(old)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self._bytes
