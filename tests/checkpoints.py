@@ -50,29 +50,68 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_checkpoint(directory: Path, kind: str, *, gen_bias: float = 0.0, seed: int = 0) -> Path:
-    """Write a checkpoint of `qwen2_vl` or `qwen2_5_vl`."""
+# Sizes besides the tests' own: (text config, vision config). 2b is the published 2B's config.json.
+SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "tiny": ({}, {}),
+    "small": (
+        {
+            "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8,
+            "num_attention_heads": 8, "num_key_value_heads": 2, "tie_word_embeddings": True,
+            "rope_scaling": {"type": "mrope", "mrope_section": [8, 12, 12]},
+        },
+        {"depth": 6, "num_heads": 8, "embed_dim": 384, "hidden_size": 512},
+    ),
+    "2b": (
+        {
+            "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
+            "num_attention_heads": 12, "num_key_value_heads": 2, "tie_word_embeddings": True,
+            "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+        },
+        {"depth": 32, "num_heads": 16, "embed_dim": 1280, "hidden_size": 1536},
+    ),
+}  # fmt: skip
+
+
+def make_checkpoint(
+    directory: Path,
+    kind: str,
+    *,
+    gen_bias: float = 0.0,
+    seed: int = 0,
+    size: str = "tiny",
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Write a checkpoint of `qwen2_vl` or `qwen2_5_vl`, the latter in size `tiny` only."""
     import transformers
 
     directory.mkdir(parents=True, exist_ok=True)
     _tokenizer(directory)
     config = _config(kind)
+    text, vision = SIZES[size]
+    config |= text
+    config["vision_config"] = config["vision_config"] | vision
     config_class, model_class = {
         "qwen2_vl": ("Qwen2VLConfig", "Qwen2VLForConditionalGeneration"),
         "qwen2_5_vl": ("Qwen2_5_VLConfig", "Qwen2_5_VLForConditionalGeneration"),
     }[kind]
     torch.manual_seed(seed)
-    model = getattr(transformers, model_class)(getattr(transformers, config_class)(**config))
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        model = getattr(transformers, model_class)(getattr(transformers, config_class)(**config))
+    finally:
+        torch.set_default_dtype(usual)
+    # Larger than a fresh model's weights: attention and positions must matter to the result.
+    scale = 0.08 * (64 / config["hidden_size"]) ** 0.5
     with torch.no_grad():
-        # Larger than a fresh model's weights: attention and positions must matter to the result.
         for name, weight in model.named_parameters():
             if weight.ndim > 1:
-                weight.normal_(0, 0.08 if "embed" not in name else 0.5)
+                weight.normal_(0, scale if "embed" not in name else 0.5)
             elif name.endswith("bias"):
                 weight.normal_(0, 0.05)
         if gen_bias:
             model.lm_head.weight[ADDED["<gen_emb>"]] *= gen_bias
-    save_weights(model, directory, torch.float32)
+    save_weights(model, directory, dtype)
     _write(directory / "config.json", config)
     # The 7B's: sampling unless told otherwise.
     _write(

@@ -1,75 +1,57 @@
-"""Every way a generated answer can end."""
+"""Every way a generated answer can end, and rows that join and leave."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from ume_core.embedder import Sampling
 from ume_torch.engine import split_answer
-from ume_torch.forward import Batch
-from ume_torch.generate import generate
+from ume_torch.generate import Row, Rules, Running, Sampler
+from ume_torch.kv import KeyValues, Shape
 from ume_torch.tokens import SpecialTokens
 
 GEN, END, PAD = 7, 8, 9
 SPECIAL = SpecialTokens(disc=6, gen=GEN, image=10, video=11, end=END, pad=PAD)
+CPU = torch.device("cpu")
 
 
 class Script:
-    """A model whose row `r` says `script[r]`, and whose state is (token fed, tokens seen)."""
+    """A decoder whose row `r` says `script[r]`; its state is (prompt, token fed, tokens seen)."""
 
-    def __init__(self, script: list[list[int]]) -> None:
+    def __init__(self, script: Sequence[Sequence[int]], rules: Rules) -> None:
         self.script = script
         self.steps: list[int] = []
-        self.model = SimpleNamespace(language_model=self._forward)
-        self._said = [0] * len(script)
+        self.cache = KeyValues(Shape(1, 1, 1, torch.float32, CPU))
+        self.running = Running(self._step, lambda states: states, self.cache, self._pick, rules)
 
-    def get_input_embeddings(self) -> Any:
-        return lambda ids: torch.nn.functional.one_hot(ids, 16).float()
+    def join(self, prompts: Sequence[int], given: Sequence[int] = ()) -> None:
+        prompt_tokens = 4
+        rows = [Row(p, 0, prompt_tokens, torch.zeros(3), list(given)) for p in prompts]
+        own = [torch.full((prompt_tokens, 1, 1), float(p)) for p in prompts]
+        self.running.add(rows, [[(t, t)] for t in own])
 
-    def lm_head(self, state: torch.Tensor) -> torch.Tensor:
-        logits = torch.zeros(len(state), 16)
-        for place, row in enumerate(state[:, 0].long().tolist()):
-            logits[place, self.script[row][self._said[row]]] = 1
-            self._said[row] += 1
-        return logits
+    def _pick(self, logits: Tensor, rows: Sequence[Row]) -> list[int]:
+        assert len(logits) == len(rows)
+        return [self.script[r.prompt][len(r.ids) - r.given] for r in rows]
 
-    def _forward(self, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor,
-                 past_key_values: Cache, **_: Any) -> Any:  # fmt: skip
-        self.steps.append(len(inputs_embeds))
-        fed = inputs_embeds[:, 0].argmax(-1).float()
-        rows = past_key_values.rows.float()
-        seen = attention_mask.sum(1).float()
-        return SimpleNamespace(last_hidden_state=torch.stack([rows, fed, seen], -1)[:, None])
+    def _step(self, ids: Tensor, positions: Tensor, cache: KeyValues) -> Tensor:
+        self.steps.append(len(ids))
+        seen = cache.extend()[:, 0, 0].sum(1)
+        assert (positions + 1 == seen).all()
+        # What the cache holds of a row is its own prompt's, wherever rows moved.
+        keys, _ = cache.write(0, torch.zeros(len(ids), 1, 1), torch.zeros(len(ids), 1, 1))
+        return torch.stack([keys[:, 0, 0, 0], ids.float(), seen.float()], -1)
 
-
-class Cache:
-    def __init__(self, rows: int) -> None:
-        self.rows = torch.arange(rows)
-
-    def batch_select_indices(self, index: torch.Tensor) -> None:
-        self.rows = self.rows[index]
-
-    def batch_repeat_interleave(self, count: int) -> None:
-        self.rows = torch.arange(len(self.rows) * count)
-
-
-def run(script: list[list[int]], budget: int) -> tuple[Script, list[Any]]:
-    rows = len(script)
-    states = torch.zeros(rows, 4, 3)
-    states[:, 3, 0] = torch.arange(rows)
-    batch = Batch(
-        embeds=torch.zeros(rows, 4, 16), positions=torch.zeros(3, rows, 4),
-        mask=torch.ones(rows, 4), lengths=torch.full((rows,), 4), 
-        next_position=torch.full((rows,), 4),
-        disc_index=torch.zeros(rows),
-    )  # fmt: skip
-    model = Script(script)
-    out = generate(model, batch, states, Cache(rows), SPECIAL, budget=budget, sampling=None)
-    return model, [g for (g,) in out]
+    def run(self) -> dict[int, Row]:
+        done: dict[int, Row] = {}
+        while len(self.running):
+            done |= {r.prompt: r for r in self.running.advance()}
+        return done
 
 
 @pytest.mark.parametrize(
@@ -84,18 +66,67 @@ def run(script: list[list[int]], budget: int) -> tuple[Script, list[Any]]:
     ],
 )
 def test_an_answer_ends(script: list[int], ids: list[int], tokens: int, forced: str | None) -> None:
-    _, (found,) = run([script], budget=4)
+    model = Script([script], Rules(SPECIAL, 4))
+    model.join([0])
+    found = model.run()[0]
     assert (found.ids, found.generated_tokens, found.forced) == (ids, tokens, forced)
     # The state is that of <gen_emb> itself, with prompt and answer before it.
     assert found.state.tolist() == [0, GEN, 4 + len(ids)]
 
 
-def test_finished_rows_leave_the_batch_and_keep_their_own_state() -> None:
-    model, found = run([[1, 2, 3, GEN], [GEN], [1, GEN], [1, 2, 3, 4, 5]], budget=4)
-    assert [f.state.tolist() for f in found] == [
-        [0, GEN, 8], [1, GEN, 5], [2, GEN, 6], [3, GEN, 9],
-    ]  # fmt: skip
-    assert model.steps == [4, 3, 2, 2, 1]
+def test_finished_rows_leave_and_others_join_while_the_rest_goes_on() -> None:
+    script = [[1, 2, 3, GEN], [GEN], [1, GEN], [1, 2, 3, 4, 5], [2, GEN]]
+    model = Script(script, Rules(SPECIAL, 4))
+    model.join([0, 1, 2, 3])
+    first = model.running.advance()
+    assert [r.prompt for r in first] == [1]
+    model.join([4])
+    done = {1: first[0]} | model.run()
+    assert {p: done[p].state.tolist() for p in sorted(done)} == {
+        0: [0, GEN, 8], 1: [1, GEN, 5], 2: [2, GEN, 6], 3: [3, GEN, 9], 4: [4, GEN, 6],
+    }  # fmt: skip
+    assert model.steps == [4, 4, 3, 2, 1]
+
+
+def test_rows_thrown_out_are_the_last_and_the_others_go_on() -> None:
+    model = Script([[1, 2, GEN]] * 3, Rules(SPECIAL, 9))
+    model.join([0, 1, 2])
+    model.running.advance()
+    assert [r.prompt for r in model.running.drop(2)] == [1, 2]
+    assert model.run()[0].state.tolist() == [0, GEN, 7]
+
+
+def test_a_given_beginning_is_fed_and_not_counted() -> None:
+    model = Script([[3, GEN]], Rules(SPECIAL, 2))
+    model.join([0], given=[11, 12])
+    row = model.run()[0]
+    assert (row.ids, row.generated_tokens, row.forced) == ([11, 12, 3, GEN], 2, None)
+
+
+def test_thinking_is_closed_at_its_budget_unless_it_closed_itself() -> None:
+    close = (20, 21)
+    rules = Rules(SPECIAL, 9, thinking_budget=2, close=close, closed=lambda ids: 20 in ids)
+    model = Script([[1, 2, 3, 4, GEN], [20, 5, 6, GEN], [1, GEN]], rules)
+    model.join([0, 1, 2])
+    done = model.run()
+    # The token chosen at the border gives way to the close; the model goes on from there.
+    assert done[0].ids == [1, 2, 20, 21, 3, 4, GEN]
+    assert done[1].ids == [20, 5, 6, GEN]
+    assert done[2].ids == [1, GEN]
+
+
+def test_memory_follows_the_tokens() -> None:
+    cache = KeyValues(Shape(2, 1, 8, torch.float32, CPU))
+    prompt = torch.ones(10, 1, 8)
+    cache.add([[(prompt, prompt)] * 2])
+    sizes: list[int] = []
+    for _ in range(256):
+        cache.extend()
+        sizes.append(cache.nbytes)
+    per_token = 2 * 2 * 8 * 4
+    assert sizes[-1] - sizes[0] == 256 * per_token
+    assert all(s <= per_token * (10 + i + 1 + 64) for i, s in enumerate(sizes))
+    assert cache.bytes_for(1, 10 + 256) == sizes[-1]
 
 
 def test_the_answer_is_split_as_published() -> None:
@@ -112,10 +143,8 @@ def test_sampling_options_are_checked() -> None:
 
 
 def test_sampling_draws_what_the_probabilities_say() -> None:
-    from ume_torch.generate import _Sampler
-
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().repeat(4000, 1)
-    rows = list(range(4000))
+    rows = [Row(0, sample, 0, torch.zeros(1)) for sample in range(4000)]
     cases: list[tuple[dict[str, Any], list[float]]] = [
         ({}, [0.5, 0.3, 0.15, 0.05]),
         ({"top_k": 2}, [0.625, 0.375, 0, 0]),
@@ -123,7 +152,6 @@ def test_sampling_draws_what_the_probabilities_say() -> None:
         ({"top_k": 1}, [1, 0, 0, 0]),
     ]
     for options, expected in cases:
-        sampler = _Sampler(Sampling(n=256, **options), 256)
-        sampler.generators = [torch.Generator().manual_seed(r) for r in rows]
+        sampler = Sampler(Sampling(n=256, **options))
         counts = torch.bincount(torch.tensor(sampler(logits, rows)), minlength=4) / 4000
         assert (counts - torch.tensor(expected)).abs().max() < 0.03

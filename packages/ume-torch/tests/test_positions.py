@@ -11,7 +11,7 @@ from ume_torch.positions import mrope_positions
 def video(t: int, h: int, w: int, seconds: float = 1.0) -> VisualInput:
     """h and w in merged tokens."""
     grid = (t, 2 * h, 2 * w)
-    return VisualInput(np.zeros((t * h * w * 4, 1), np.float32), grid, "video", seconds)
+    return VisualInput(np.zeros((t * h * w * 4, 1), np.float32), grid, "video", b"", seconds)
 
 
 def test_text_counts_up_on_all_axes() -> None:

@@ -23,8 +23,8 @@ class LoadOptions:
         text_only: `blank` (as trained and officially evaluated) or `plain`.
         media_order: `media-first` (as officially evaluated) or `given`.
         thinking: how gen answers: `full` (as trained), `short` (thinking is closed after
-            `thinking_tokens`, the summary follows), `none` (the summary alone) or `skip` (`<gen_emb>`
-            at once). All but `full` change the vectors, and the signature.
+            `thinking_tokens`, the summary follows), `none` (the summary alone) or `skip`
+            (`<gen_emb>` at once). All but `full` change the vectors, and the signature.
         thinking_tokens: tokens of short thinking.
         jpeg_draft: decode large JPEGs at a fraction of their size; faster, other pixels.
         batch_tokens: prompt tokens of one forward pass; fewer where memory is short.

@@ -15,9 +15,7 @@ _AHEAD = 64
 _AHEAD_BYTES = 256 * 1024 * 1024
 
 
-def prepare_ahead(
-    count: int, prepare: Callable[[int], T], size: Callable[[T], int]
-) -> Iterator[T]:
+def prepare_ahead(count: int, prepare: Callable[[int], T], size: Callable[[T], int]) -> Iterator[T]:
     """`prepare(0)`, `prepare(1)`, … in order, computed by threads while the caller works.
 
     Args:
@@ -44,5 +42,3 @@ def prepare_ahead(
             yield ready
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-

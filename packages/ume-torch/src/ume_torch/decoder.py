@@ -184,7 +184,7 @@ class _Plan:
         return next(i for i, n in nodes if 0 <= n.offset <= place < n.offset + len(n))
 
     def attend_flash(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
-        """All nodes in one variable-length call (flash-attn >= 2.1, causal from the lower right)."""
+        """All nodes in one call (flash-attn >= 2.1: causal from the lower right)."""
         from flash_attn import flash_attn_varlen_func  # pyright: ignore[reportMissingImports]
 
         chains = [

@@ -31,6 +31,7 @@ from ume_torch.ahead import prepare_ahead
 from ume_torch.checkpoint import find_checkpoint, load_model, weights_digest
 from ume_torch.gen_cache import GenCache
 from ume_torch.generate import Row, Rules
+from ume_torch.linear import pack_linears
 from ume_torch.prepare import Preparer
 from ume_torch.render import Rendered
 from ume_torch.runner import Generated, Runner
@@ -79,8 +80,11 @@ class TorchEmbedder:
         self.dtype = _dtype(self.options.dtype, self.device)
         attention = _attention(self.options.attention, self.device)
         self._prepare = Preparer(self.checkpoint, self.options)
-        model = load_model(self.checkpoint, self.device, self.dtype, attention)
-        self._runner = Runner(model, self.device, attention, self.options)
+        loaded = load_model(self.checkpoint, self.device, self.dtype, attention)
+        if self.device == "cpu":
+            pack_linears(loaded.model.language_model.layers)
+            pack_linears(loaded.model.visual)
+        self._runner = Runner(loaded, self.device, attention, self.options)
         self._signature = self._make_signature()
         path = self.options.gen_cache
         self._cache = GenCache(path) if path is not None else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -29,9 +29,10 @@ class Row:
     Attributes:
         prompt: the caller's number for its prompt. sample: which of the prompt's samples.
         position: M-RoPE position of its next token.
+        state: (hidden,) final-norm state: of the last token fed, in the end of `<gen_emb>`.
         script: tokens to feed before the model chooses any (the answer's given beginning).
         ids: generated tokens, `<gen_emb>` included. forced: why `<gen_emb>` was appended, or None.
-        state: (hidden,) final-norm state: of the last token fed, in the end of `<gen_emb>`.
+        given: how many of `ids` came from scripts.
     """
 
     prompt: int
@@ -50,9 +51,11 @@ class Row:
 
 
 class Pick(Protocol):
-    """Chooses the next token of every row from its logits (rows, vocabulary)."""
+    """Chooses tokens."""
 
-    def __call__(self, logits: Tensor, rows: Sequence[Row]) -> list[int]: ...
+    def __call__(self, logits: Tensor, rows: Sequence[Row]) -> list[int]:
+        """The next token of every row from its logits (rows, vocabulary)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Rules:
         budget: tokens a row may choose itself.
         thinking_budget: of these, tokens before `close` is fed; None for no such bound.
         close: the tokens that end the thinking and open the answer.
-        think_end: text that says that the thinking has ended by itself, as tokens' decoder sees it.
+        closed: whether generated tokens show that the thinking has ended by itself.
     """
 
     special: SpecialTokens

@@ -188,7 +188,7 @@ class Patchifier:
         grid = (count // TEMPORAL_PATCH, height // PATCH, width // PATCH)
         digest = blake2b(f"{kind} {grid} {seconds!r}".encode(), digest_size=16)
         # The bytes before they are cut are a tenth of the patches; both frames of an image are one.
-        digest.update(np.ascontiguousarray(frames if kind == "video" else frames[:1]))
+        digest.update((frames if kind == "video" else frames[:1]).tobytes())
         return VisualInput(self.cut(frames), grid, kind, digest.digest(), seconds)
 
     def _listed_frame(self, video: Video, picture: PILImage.Image) -> PILImage.Image:

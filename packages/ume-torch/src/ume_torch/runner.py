@@ -1,4 +1,4 @@
-"""Packs and running rows on one device: what is computed together, and what to do without memory."""
+"""Packs and running rows on one device: what runs together, and what to do without memory."""
 
 from __future__ import annotations
 
@@ -107,29 +107,29 @@ class Runner:
         """
         samples = sampling.n if sampling is not None else 1
         pick = pick or (Sampler(sampling) if sampling is not None else greedy)
-        line = _Line(prompts, samples)
+        line = _Line(prompts, samples, max(samples, 1 if self._invariant else self.rows))
         run = Running(self._decoder.step, self._lm_head, self._new_cache(), pick, rules)
         found: dict[int, Generated] = {}
-        most = max(samples, 1 if self._invariant else self.rows)
         room = int(free_bytes(self.device) * _KV_SHARE)
         while True:
             # Few at a time would make many small prefills: wait until a quarter is free.
-            if len(run) == 0 or most - len(run) >= max(samples, most // 4):
-                for failed in self._admit(line, run, most, room, found, script):
-                    yield failed
+            if len(run) == 0 or line.rows - len(run) >= max(samples, line.rows // 4):
+                yield from self._admit(line, run, room, found, script)
             if len(run) == 0:
-                return
+                if line.peek() is None:
+                    return
+                continue
             grown = run.cache.bytes_for(len(run), max(run.cache.lengths) + 1)
             done = self._advance(run, force_drop=grown > room and len(run) > 1)
             if done is None:
                 if len(run) == 1:
-                    row = run.drop(1)[0]
-                    line.forget(row.prompt)
-                    yield row.prompt, _too_large(line.prompt(row.prompt))
+                    number = run.drop(1)[0].prompt
+                    yield number, _too_large(line.prompt(number))
+                    line.give_up(number)
                     continue
-                most = max(1, len(run) // 2)
-                line.put_back(run.drop(len(run) - most))
-                self._say(f"out of memory while decoding: going on with {most} rows")
+                line.rows = max(1, len(run) // 2)
+                line.put_back(run.drop(len(run) - line.rows))
+                self._say(f"out of memory while decoding: going on with {line.rows} rows")
                 continue
             for row in done:
                 entry = found[row.prompt]
@@ -157,7 +157,6 @@ class Runner:
         self,
         line: _Line,
         run: Running,
-        most: int,
         room: int,
         found: dict[int, Generated],
         script: Sequence[int],
@@ -171,8 +170,9 @@ class Runner:
             size = run.cache.bytes_for(
                 len(run) + rows + len(entry.samples), max(longest, length) + 1
             )
-            crowded = len(run) + rows + len(entry.samples) > most or size > room
-            if (run.rows or taken) and (crowded or tokens + length > self.pack_tokens):
+            crowded = len(run) + rows + len(entry.samples) > line.rows or size > room
+            full = tokens + length > self.pack_tokens or len(taken) == line.at_once
+            if (run.rows or taken) and (crowded or full):
                 break
             taken.append(line.take())
             longest, tokens = max(longest, length), tokens + length
@@ -191,11 +191,13 @@ class Runner:
                 raise
         release(self.device)
         if len(taken) == 1 and len(run) == 0:
-            line.forget(taken[0].number)
+            line.give_up(taken[0].number)
             yield taken[0].number, _too_large(taken[0].prompt)
             return
         self._say(f"out of memory with {len(taken)} prompts at once: going on with fewer")
-        self.pack_tokens = max(256, self.pack_tokens // 2)
+        line.at_once = max(1, len(taken) // 2)
+        if len(taken) == 1:  # no more join before some have left
+            line.rows = len(run)
         for entry in reversed(taken):
             line.push(entry)
 
@@ -252,10 +254,15 @@ class Runner:
 
 
 class _Line:
-    """Prompts that wait to be decoded, and those that are."""
+    """Prompts that wait to be decoded, and those that are.
 
-    def __init__(self, prompts: Iterator[tuple[int, Rendered]], samples: int) -> None:
+    Attributes:
+        rows: most rows that may run together. at_once: most prompts of one prefill.
+    """
+
+    def __init__(self, prompts: Iterator[tuple[int, Rendered]], samples: int, rows: int) -> None:
         self._source, self._samples = prompts, samples
+        self.rows, self.at_once = rows, rows
         self._front: deque[_Waiting] = deque()
         self._running: dict[int, Rendered] = {}
 
@@ -294,11 +301,14 @@ class _Line:
         """A prompt is done."""
         self._running.pop(number, None)
 
+    def give_up(self, number: int) -> None:
+        """A prompt cannot be done; what waits of it does not start."""
+        self.forget(number)
+        self._front = deque(e for e in self._front if e.number != number)
+
 
 def _too_large(prompt: Rendered) -> LimitExceeded:
     return LimitExceeded(
         f"the item's {len(prompt.ids):,} tokens do not fit in memory even alone",
         fix="shorten it, lower max_pixels or max_new_tokens, or use a machine with more memory",
     )
-
-

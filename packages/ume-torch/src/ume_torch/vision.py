@@ -19,7 +19,6 @@ from ume_core.sizes import MERGE
 from ume_torch.memory import ByteCache
 from ume_torch.patches import VisualInput
 
-
 # Patches of one pass; more would only raise the peak of memory.
 _PASS_PATCHES = 16_384
 
@@ -29,9 +28,7 @@ class Vision:
 
     def __init__(self, visual: Any, cache_bytes: int) -> None:
         self._visual = visual
-        self._states = ByteCache[bytes, Tensor](
-            cache_bytes, lambda t: t.numel() * t.element_size()
-        )
+        self._states = ByteCache[bytes, Tensor](cache_bytes, lambda t: t.numel() * t.element_size())
 
     def __call__(self, media: Sequence[VisualInput], *, together: bool = True) -> list[Tensor]:
         """One (tokens, hidden) tensor per image or video, in order.

@@ -29,10 +29,10 @@ from torch.nn.utils import clip_grad_norm_
 
 from ume_core.loading import LoadOptions
 from ume_torch.checkpoint import find_checkpoint, load_model
-from ume_train.forward import build_batch, run_text
 from ume_torch.prepare import Preparer
 from ume_torch.render import Rendered
 from ume_train.data import Example, PairBatch, PairSource
+from ume_train.forward import build_batch, run_text
 from ume_train.losses import info_nce, next_token_loss, teacher_nce
 
 # On a CPU the flash kernel's backward took a third of a step at these short lengths.

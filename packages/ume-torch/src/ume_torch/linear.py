@@ -1,0 +1,38 @@
+"""Linear layers whose weights oneDNN has laid out once, for serving on a CPU.
+
+torch hands oneDNN plain weights, which costs a reordering or a slower kernel in every call; a
+decoding step is hardly more than those calls (measured in tools/bench). TorchInductor's freezing
+uses the same two operators; where a build of torch lacks them, layers stay as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class PackedLinear(nn.Module):
+    """`nn.Linear` over a reordered weight. Inference only; the plain weight is gone."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight = linear.weight.detach()
+        self._weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+        self._bias = None if linear.bias is None else linear.bias.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+
+
+def pack_linears(module: nn.Module) -> None:
+    """Replace every `nn.Linear` below `module` by its packed form, one at a time."""
+    operators: Any = torch.ops.mkldnn
+    if not hasattr(operators, "_reorder_linear_weight"):
+        return
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Linear and child.weight.dtype in (torch.bfloat16, torch.float32):
+                setattr(parent, name, PackedLinear(child))

@@ -1,0 +1,237 @@
+"""What the engine does to be fast must not show in its answers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ume_core import Image, InvalidOption, LimitExceeded, LoadOptions, Sampling
+from ume_core.items import ItemLike
+from ume_core.results import EmbeddingResult
+from ume_core.testing.contract import mixed_items, picture
+from ume_torch import TorchEmbedder
+from ume_torch.decoder import Decoder
+
+Make = Callable[[str], Path]
+KINDS = ["qwen2_vl", "qwen2_5_vl"]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def engine(request: pytest.FixtureRequest, checkpoint: Make) -> TorchEmbedder:
+    return TorchEmbedder(checkpoint(request.param))
+
+
+@pytest.fixture(scope="module")
+def qwen2(checkpoint: Make) -> TorchEmbedder:
+    return TorchEmbedder(checkpoint("qwen2_vl"))
+
+
+def close(a: EmbeddingResult, b: EmbeddingResult, rows: list[int] | None = None) -> None:
+    """The same vectors and texts; `rows` maps a's items to b's."""
+    order = rows if rows is not None else list(range(len(a)))
+    for mine, theirs in ((a.disc, b.disc), (a.gen_samples, b.gen_samples)):
+        if mine is not None and theirs is not None:
+            assert np.abs(mine - theirs[order]).max() < 1e-5
+    assert [r.samples for r in a.records] == [b.records[i].samples for i in order]
+
+
+def many_items() -> list[ItemLike]:
+    """Texts of many lengths with common beginnings, equal items, pictures that repeat."""
+    rng = np.random.default_rng(5)
+    texts = ["Find: " + "".join(map(chr, rng.integers(97, 122, n))) for n in (1, 3, 30, 60, 120)]
+    same = picture(3, 84, 56)
+    return [
+        *mixed_items(), *texts, texts[2], Image(same), Image(same.copy()),
+        {"image": same, "text": "what?"}, {"images": [same, picture(4)], "text": "which?"},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["disc", "both"])
+def test_alone_in_any_batch_and_in_any_order(engine: TorchEmbedder, mode: Any) -> None:
+    items = many_items()
+    whole = engine.embed(items, mode=mode, max_new_tokens=6)
+    order = np.random.default_rng(1).permutation(len(items)).tolist()
+    close(engine.embed([items[i] for i in order], mode=mode, max_new_tokens=6), whole, order)
+    for i, item in enumerate(items):
+        close(engine.embed([item], mode=mode, max_new_tokens=6), whole, [i])
+
+
+@pytest.mark.parametrize(
+    "options", [{"gen_rows": 1}, {"gen_rows": 3}, {"batch_tokens": 300}, {"media_cache_bytes": 0}]
+)
+def test_budgets_and_caches_do_not_show(
+    checkpoint: Make, qwen2: TorchEmbedder, options: dict[str, Any]
+) -> None:
+    other = TorchEmbedder(checkpoint("qwen2_vl"), LoadOptions(**options))
+    expected = qwen2.embed(many_items(), mode="both", max_new_tokens=9)
+    close(other.embed(many_items(), mode="both", max_new_tokens=9), expected)
+    sampling = Sampling(n=3, seed=4)
+    expected = qwen2.embed(many_items()[:6], mode="gen", sampling=sampling, max_new_tokens=9)
+    close(other.embed(many_items()[:6], mode="gen", sampling=sampling, max_new_tokens=9), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_invariant_engines_answer_bit_for_bit(checkpoint: Make, dtype: str) -> None:
+    engine = TorchEmbedder(checkpoint("qwen2_vl"), LoadOptions(invariant=True, dtype=dtype))
+    items = many_items()
+    whole = engine.embed(items, mode="both", max_new_tokens=6)
+    assert whole.disc is not None and whole.gen is not None
+    for i in reversed(range(len(items))):
+        alone = engine.embed([items[i]], mode="both", max_new_tokens=6)
+        assert alone.disc is not None and alone.gen is not None
+        assert (alone.disc[0] == whole.disc[i]).all() and (alone.gen[0] == whole.gen[i]).all()
+        assert alone.records[0].samples == whole.records[i].samples
+
+
+def test_a_picture_that_comes_again_is_computed_once(
+    checkpoint: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ume_torch.vision as vision
+
+    seen: list[int] = []
+    original = vision.encode_visuals
+
+    def counted(visual: Any, media: Any) -> Any:
+        seen.append(len(media))
+        return original(visual, media)
+
+    monkeypatch.setattr(vision, "encode_visuals", counted)
+    engine = TorchEmbedder(checkpoint("qwen2_vl"))
+    same = picture(3, 84, 56)
+    engine.embed([Image(same), Image(same.copy()), {"image": same, "text": "a"}])
+    assert sum(seen) == 1
+    engine.embed([Image(same), Image(picture(9, 84, 56))])
+    assert sum(seen) == 2
+    engine.embed(["a", "b", "c"])  # the blank picture
+    engine.embed(["d"])
+    assert sum(seen) == 3
+
+
+class Scarce:
+    """Raises torch's own error where more than `rows` rows or `tokens` tokens run at once."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, tokens: int, rows: int) -> None:
+        prefill, step = Decoder.prefill, Decoder.step
+        self.refused = 0
+
+        def short_prefill(decoder: Any, pack: Any, *args: Any, **named: Any) -> Any:
+            if pack.tokens > tokens:
+                self.refused += 1
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return prefill(decoder, pack, *args, **named)
+
+        def short_step(decoder: Any, ids: Any, *args: Any) -> Any:
+            if len(ids) > rows:
+                self.refused += 1
+                raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried ...")
+            return step(decoder, ids, *args)
+
+        monkeypatch.setattr(Decoder, "prefill", short_prefill)
+        monkeypatch.setattr(Decoder, "step", short_step)
+
+
+@pytest.mark.parametrize("mode", ["disc", "both"])
+def test_out_of_memory_halves_and_says_so_and_loses_nothing(
+    checkpoint: Make, qwen2: TorchEmbedder, monkeypatch: pytest.MonkeyPatch, mode: Any
+) -> None:
+    items = many_items()
+    expected = qwen2.embed(items, mode=mode, max_new_tokens=9)
+    short = TorchEmbedder(checkpoint("qwen2_vl"))
+    scarce = Scarce(monkeypatch, tokens=700, rows=3)
+    with pytest.warns(RuntimeWarning, match="out of memory"):
+        close(short.embed(items, mode=mode, max_new_tokens=9), expected)
+    assert scarce.refused > 0
+
+
+def test_an_item_too_large_alone_fails_alone(
+    checkpoint: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = TorchEmbedder(checkpoint("qwen2_vl"))
+    items = ["a", "x" * 3000, "b"]
+    for mode in ("disc", "gen"):
+        with monkeypatch.context() as patch, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            Scarce(patch, tokens=2000, rows=99)
+            found = engine.embed(items, mode=mode, max_new_tokens=3, on_error="record")
+            assert [r.status == "failed" for r in found.records] == [False, True, False]
+            with pytest.raises(LimitExceeded, match=r"item 1.*memory even alone.*Fix"):
+                engine.embed(items, mode=mode, max_new_tokens=3)
+    with monkeypatch.context() as patch:
+        Scarce(patch, tokens=9999, rows=0)
+        found = engine.embed(["a"], mode="gen", max_new_tokens=3, on_error="record")
+        assert found.failed == [0]
+
+
+def test_short_no_and_skipped_thinking_say_what_they_are(
+    checkpoint: Make, qwen2: TorchEmbedder
+) -> None:
+    full = qwen2.embed(["a text"], mode="both", max_new_tokens=20)
+    cases = (
+        (LoadOptions(thinking="none"), "<think></think><answer>", "none"),
+        (LoadOptions(thinking="skip"), "<gen_emb>", "skip"),
+        (LoadOptions(thinking="short", thinking_tokens=2), "</think><answer>", "short-2"),
+    )
+    for options, text, name in cases:
+        engine = TorchEmbedder(checkpoint("qwen2_vl"), options)
+        found = engine.embed(["a text"], mode="both", max_new_tokens=20)
+        sample = found.records[0].samples[0]
+        assert text in sample.text and sample.text.endswith("<gen_emb>")
+        assert found.gen is not None and full.gen is not None
+        assert np.abs(found.gen - full.gen).max() > 1e-4
+        assert found.signature.for_mode("gen").differences(full.signature.for_mode("gen")) == [
+            f"thinking: {name} != full"
+        ]
+        # disc stands before the answer: the same vectors, comparable.
+        assert found.disc is not None and full.disc is not None
+        assert np.abs(found.disc - full.disc).max() < 1e-6
+        found.signature.for_mode("disc").check(full.signature.for_mode("disc"))
+    skipped = TorchEmbedder(checkpoint("qwen2_vl"), LoadOptions(thinking="skip"))
+    assert skipped.embed(["a"], mode="gen").records[0].generated_tokens == 0
+    with pytest.raises(InvalidOption, match="unknown thinking"):
+        TorchEmbedder(checkpoint("qwen2_vl"), LoadOptions(thinking="some"))
+
+
+def test_the_gen_cache_answers_without_the_model_and_only_for_the_same_question(
+    checkpoint: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = LoadOptions(gen_cache=tmp_path / "answers.db")
+    first = TorchEmbedder(checkpoint("qwen2_vl"), options)
+    items = many_items()
+    expected = first.embed(items, mode="both", max_new_tokens=5)
+    again = TorchEmbedder(checkpoint("qwen2_vl"), options)
+    with monkeypatch.context() as patch:
+        Scarce(patch, tokens=0, rows=0)
+        close(again.embed(items[::-1], mode="both", max_new_tokens=5)
+              , expected, list(range(len(items)))[::-1])  # fmt: skip
+        for other in (
+            {"max_new_tokens": 6}, {"sampling": Sampling(n=2)}, {"instruction": "Find:"},
+        ):  # fmt: skip
+            call: dict[str, Any] = {"max_new_tokens": 5} | other
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found = again.embed(["a red apple"], mode="gen", on_error="record", **call)
+            assert found.failed == [0]
+    (tmp_path / "no.db").write_bytes(b"not a database, but long enough to look like a file" * 9)
+    with pytest.raises(InvalidOption, match="gen cache"):
+        TorchEmbedder(checkpoint("qwen2_vl"), LoadOptions(gen_cache=tmp_path / "no.db"))
+
+
+def test_jpeg_drafts_are_other_pixels_and_say_so(checkpoint: Make, tmp_path: Path) -> None:
+    picture(1, 900, 700).save(tmp_path / "a.jpg", quality=95)
+    picture(1, 900, 700).save(tmp_path / "a.png")
+    item = [Image(tmp_path / "a.jpg", max_pixels=112 * 112)]
+    exact = TorchEmbedder(checkpoint("qwen2_vl")).embed(item)
+    engine = TorchEmbedder(checkpoint("qwen2_vl"), LoadOptions(jpeg_draft=True))
+    draft = engine.embed(item)
+    assert exact.disc is not None and draft.disc is not None
+    assert 1e-6 < np.abs(exact.disc - draft.disc).max() < 0.2
+    assert exact.records[0].prompt_tokens == draft.records[0].prompt_tokens
+    assert draft.signature.differences(exact.signature) == ["decoding: draft != exact"]
+    png = [Image(tmp_path / "a.png")]
+    close(engine.embed(png), TorchEmbedder(checkpoint("qwen2_vl")).embed(png))
