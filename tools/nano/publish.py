@@ -19,7 +19,8 @@ import torch
 import ume_nano
 from tools.nano.evaluate import CACHE, ROOT, Cell, table
 from tools.nano.sources import SOURCES
-from ume_torch.checkpoint import find_checkpoint, load_model
+from ume_core.qwen.checkpoint import find_checkpoint
+from ume_torch.checkpoint import load_model
 from ume_train.sft import save_weights
 
 CARD = Path(__file__).with_name("card.md")

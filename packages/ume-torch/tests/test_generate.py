@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ume_core.embedder import Sampling
+from ume_core.qwen.tokens import SpecialTokens
 from ume_torch.engine import split_answer
 from ume_torch.generate import Row, Rules, Running, Sampler
 from ume_torch.kv import KeyValues, Shape
-from ume_torch.tokens import SpecialTokens
 
 GEN, END, PAD = 7, 8, 9
 SPECIAL = SpecialTokens(disc=6, gen=GEN, image=10, video=11, end=END, pad=PAD)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ume_core.ahead import prepare_ahead
 from ume_core.embedder import OnError, Progress, Sampling, prepare_items, require_mode
 from ume_core.errors import (
     CheckpointError,
@@ -25,15 +26,15 @@ from ume_core.errors import (
 from ume_core.items import Item, ItemLike, check_batch
 from ume_core.loading import LoadOptions
 from ume_core.prompts import ANSWER_CLOSE, ANSWER_OPEN, GEN_TOKEN, THINK_CLOSE, THINK_OPEN
+from ume_core.qwen.checkpoint import find_checkpoint, weights_digest
+from ume_core.qwen.prepare import Preparer
+from ume_core.qwen.render import Rendered
 from ume_core.results import EmbeddingResult, Record, Sample, Vectors
 from ume_core.signature import Mode, Signature
-from ume_torch.ahead import prepare_ahead
-from ume_torch.checkpoint import find_checkpoint, load_model, weights_digest
+from ume_torch.checkpoint import load_model
 from ume_torch.gen_cache import GenCache
 from ume_torch.generate import Row, Rules
 from ume_torch.linear import pack_linears
-from ume_torch.prepare import Preparer
-from ume_torch.render import Rendered
 from ume_torch.runner import Generated, Runner
 
 _ALL_MODES: frozenset[Mode] = frozenset({"disc", "gen", "both"})

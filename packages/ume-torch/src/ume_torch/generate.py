@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ume_core.embedder import Sampling
+from ume_core.qwen.tokens import SpecialTokens
 from ume_torch.kv import KeyValues
-from ume_torch.tokens import SpecialTokens
 
 LayerKV = list[tuple[Tensor, Tensor]]
 

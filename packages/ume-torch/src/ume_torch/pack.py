@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from ume_torch.patches import VisualInput
-from ume_torch.render import Rendered
+from ume_core.qwen.patches import VisualInput
+from ume_core.qwen.render import Rendered
 
 Ints = npt.NDArray[np.int64]
 

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ume_core.cache import ByteCache
+from ume_core.qwen.patches import VisualInput
 from ume_core.sizes import MERGE
-from ume_torch.memory import ByteCache
-from ume_torch.patches import VisualInput
 
 # Patches of one pass; more would only raise the peak of memory.
 _PASS_PATCHES = 16_384

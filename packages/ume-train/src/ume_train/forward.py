@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ume_torch.render import Rendered
+from ume_core.qwen.render import Rendered
 from ume_torch.vision import encode_visuals
 
 

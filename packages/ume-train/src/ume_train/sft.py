@@ -28,9 +28,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import clip_grad_norm_
 
 from ume_core.loading import LoadOptions
-from ume_torch.checkpoint import find_checkpoint, load_model
-from ume_torch.prepare import Preparer
-from ume_torch.render import Rendered
+from ume_core.qwen.checkpoint import find_checkpoint
+from ume_core.qwen.prepare import Preparer
+from ume_core.qwen.render import Rendered
+from ume_torch.checkpoint import load_model
 from ume_train.data import Example, PairBatch, PairSource
 from ume_train.forward import build_batch, run_text
 from ume_train.losses import info_nce, next_token_loss, teacher_nce

@@ -20,9 +20,9 @@ from ume_core.errors import CheckpointError, InvalidItem, LimitExceeded
 from ume_core.items import Image, Item, Text
 from ume_core.limits import Limits
 from ume_core.prompts import Prompt
-from ume_torch.patches import VisualInput
-from ume_torch.positions import Positions, mrope_positions
-from ume_torch.tokens import SpecialTokens, Tokenizer
+from ume_core.qwen.patches import VisualInput
+from ume_core.qwen.positions import Positions, mrope_positions
+from ume_core.qwen.tokens import SpecialTokens, Tokenizer
 
 # Private-use characters that stand for the user's text, and for the recipe's ending after the last
 # text, while the template is rendered.
@@ -208,7 +208,7 @@ def _compile(chat_template: str) -> Any:
     from jinja2.exceptions import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment: Any = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     environment.globals["raise_exception"] = _raise
     try:
         return environment.from_string(chat_template)

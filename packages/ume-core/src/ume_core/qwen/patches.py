@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image as PILImage
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.functional import resize
 
+from ume_core.cache import ByteCache
 from ume_core.errors import CheckpointError, InvalidItem, LimitExceeded
 from ume_core.fetch import Access, read_source
 from ume_core.items import Image, Video
@@ -35,7 +34,6 @@ from ume_core.sizes import (
     frame_pixels,
     smart_resize,
 )
-from ume_torch.memory import ByteCache
 
 Pixels = npt.NDArray[np.float32]
 
@@ -178,7 +176,7 @@ class Patchifier:
         low, high = bounds
         size = smart_resize(height, width, min_pixels=low, max_pixels=high)
         self.check_tokens(len(pictures) // TEMPORAL_PATCH, size)
-        pixels = _resize_frames(np.stack([np.asarray(p) for p in pictures]), size)
+        pixels = resize_frames(np.stack([np.asarray(p) for p in pictures]), size)
         return self._visual(pixels, "video", TEMPORAL_PATCH / frames.sample_fps)
 
     def _visual(
@@ -248,28 +246,52 @@ class Patchifier:
     def cut(self, frames: npt.NDArray[np.uint8]) -> Pixels:
         """uint8 (T, H, W, 3), sides multiples of 28 -> float32 (T/2 * H/14 * W/14, 1176)."""
         count, height, width, channels = frames.shape
-        windows = frames.reshape(
+        shape = (
             count // TEMPORAL_PATCH, TEMPORAL_PATCH,
             height // FACTOR, MERGE, PATCH,
             width // FACTOR, MERGE, PATCH,
             channels,
         )  # fmt: skip
         # Axes to (t, H, W, mh, mw, channel, frame, ph, pw): each patch's values become one row.
-        windows = windows.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)
+        windows = np.transpose(np.reshape(frames, shape), (0, 2, 5, 3, 6, 8, 1, 4, 7))
         rows = count // TEMPORAL_PATCH * (height // PATCH) * (width // PATCH)
-        bytes_ = np.ascontiguousarray(windows).reshape(rows, channels, -1)
+        bytes_ = np.reshape(np.ascontiguousarray(windows), (rows, channels, -1))
         out = np.empty(bytes_.shape, dtype=np.float32)
         for channel in range(channels):
             np.take(self._table[channel], bytes_[:, channel], out=out[:, channel])
-        return out.reshape(rows, -1)
+        return np.reshape(out, (rows, -1))
 
 
-def _resize_frames(frames: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """(T, H, W, 3) -> (T, h, w, 3) with torch's kernel, as upstream.
+def resize_frames(frames: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """(T, H, W, 3) -> (T, h, w, 3) as torchvision resizes uint8 tensors, which upstream does.
 
-    It rounds uint8 differently from Pillow's: embeddings differ by up to 2e-4.
+    Bicubic with antialiasing in float32 (ATen `_upsample_bicubic2d_aa`), clamped and rounded half
+    to even. Pillow keeps fewer bits: with its resize embeddings differ by up to 2e-4.
     """
-    tensor = torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous()
-    bicubic = InterpolationMode.BICUBIC
-    resized = resize(tensor, list(size), interpolation=bicubic, antialias=True)
-    return resized.permute(0, 2, 3, 1).numpy()
+    if frames.shape[1:3] == size:
+        return frames
+    rows, columns = _bicubic(frames.shape[1], size[0]), _bicubic(frames.shape[2], size[1])
+    out = np.empty((len(frames), *size, frames.shape[3]), dtype=np.uint8)
+    for number, frame in enumerate(frames):
+        wide = np.einsum("wx,yxc->ywc", columns, frame.astype(np.float32), optimize=True)
+        full = np.einsum("hy,ywc->hwc", rows, wide, optimize=True)
+        out[number] = np.rint(full.clip(0, 255))
+    return out
+
+
+@lru_cache(maxsize=64)
+def _bicubic(source: int, target: int) -> npt.NDArray[np.float32]:
+    """Weights (target, source) of an antialiased bicubic resize, Keys' a = -0.5."""
+    scale = source / target
+    stretch = max(scale, 1.0)
+    weights = np.zeros((target, source), dtype=np.float32)
+    for place in range(target):
+        center = scale * (place + 0.5)
+        first = max(int(center - 2 * stretch + 0.5), 0)
+        stop = min(int(center + 2 * stretch + 0.5), source)
+        x = np.abs((np.arange(first, stop) - center + 0.5) / stretch)
+        near = (1.5 * x - 2.5) * x * x + 1
+        far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+        row = np.where(x < 1, near, np.where(x < 2, far, 0.0))
+        weights[place, first:stop] = row / row.sum()
+    return weights

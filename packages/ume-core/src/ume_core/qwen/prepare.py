@@ -12,10 +12,10 @@ from ume_core.fetch import Access
 from ume_core.items import Image, Item, Text
 from ume_core.loading import LoadOptions
 from ume_core.prompts import get_prompt
-from ume_torch.checkpoint import Checkpoint
-from ume_torch.patches import Patchifier, VisualInput
-from ume_torch.render import Rendered, Renderer
-from ume_torch.tokens import Tokenizer
+from ume_core.qwen.checkpoint import Checkpoint
+from ume_core.qwen.patches import Patchifier, VisualInput
+from ume_core.qwen.render import Rendered, Renderer
+from ume_core.qwen.tokens import Tokenizer
 
 # The official evaluation's collator pairs text-only inputs with a white 28 x 28 picture (mteb
 # 2.26.24 `ume_r1.py`); the published checkpoints' minimum makes 56 x 56 of it.

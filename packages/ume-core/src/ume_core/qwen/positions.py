@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ume_core.qwen.patches import VisualInput
 from ume_core.sizes import MERGE
-from ume_torch.patches import VisualInput
 
 Positions = npt.NDArray[np.int64]
 
@@ -42,7 +42,7 @@ def mrope_positions(
         # float32 and truncation, as torch computes it upstream.
         times = (np.arange(t, dtype=np.float32) * np.float32(step)).astype(np.int64)
         axes = np.meshgrid(times, np.arange(h), np.arange(w), indexing="ij")
-        block = np.stack([axis.reshape(-1) for axis in axes]).astype(np.int64) + start
+        block = np.stack([np.ravel(axis) for axis in axes]).astype(np.int64) + start
         columns.append(block)
         start = int(block.max()) + 1
     return np.concatenate(columns, axis=1)

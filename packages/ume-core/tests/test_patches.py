@@ -9,7 +9,7 @@ from PIL import Image as PILImage
 from ume_core.errors import InvalidItem, LimitExceeded
 from ume_core.fetch import Access
 from ume_core.items import Image, Video
-from ume_torch.patches import PatchConfig, Patchifier
+from ume_core.qwen.patches import PatchConfig, Patchifier, resize_frames
 
 
 def noise(width: int, height: int, seed: int = 0) -> PILImage.Image:
@@ -42,3 +42,23 @@ def test_frames_of_different_sizes_and_crossed_limits_are_refused() -> None:
         patchify(Video([noise(300, 100), noise(100, 300)]))
     with pytest.raises(LimitExceeded, match="below"):
         patchify(Image(noise(50, 50), min_pixels=10**6, max_pixels=10**4))
+
+
+@pytest.mark.parametrize(
+    "sizes", [((90, 120), (56, 84)), ((37, 50), (84, 112)), ((84, 84), (56, 112))]
+)
+def test_frames_are_resized_as_torchvision_resizes_them(
+    sizes: tuple[tuple[int, int], tuple[int, int]],
+) -> None:
+    import torch
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.functional import resize
+
+    (height, width), target = sizes
+    frames = np.stack([np.asarray(noise(width, height, seed)) for seed in range(4)])
+    tensor = torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous()
+    wanted = resize(tensor, list(target), InterpolationMode.BICUBIC, antialias=True)
+    difference = resize_frames(frames, target).astype(int) - wanted.permute(0, 2, 3, 1).numpy()
+    # A value that lies within float32's last bits of x.5 may be rounded either way.
+    assert np.abs(difference).max() <= 1
+    assert (difference != 0).mean() < 1e-3
