@@ -80,12 +80,17 @@ def make_checkpoint(
     seed: int = 0,
     size: str = "tiny",
     dtype: torch.dtype = torch.float32,
+    words: Path | None = None,
 ) -> Path:
-    """Write a checkpoint of `qwen2_vl` or `qwen2_5_vl`, the latter in size `tiny` only."""
+    """Write a checkpoint of `qwen2_vl` or `qwen2_5_vl`, the latter in size `tiny` only.
+
+    `words` is a tokenizer.json whose vocabulary and merges are taken, so that text has about as
+    many tokens as words; without it every byte is a token.
+    """
     import transformers
 
     directory.mkdir(parents=True, exist_ok=True)
-    _tokenizer(directory)
+    _tokenizer(directory, words)
     config = _config(kind)
     text, vision = SIZES[size]
     config |= text
@@ -169,12 +174,20 @@ def _config(kind: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _tokenizer(directory: Path) -> None:
+def _tokenizer(directory: Path, words: Path | None) -> None:
     """Bytes plus fillers up to 151,643 entries, so that the added tokens get their true ids."""
     vocabulary = {character: i for i, character in enumerate(sorted(ByteLevel.alphabet()))}
+    merges: list[tuple[str, str]] = []
+    if words is not None:
+        known = json.loads(words.read_text("utf-8"))["model"]
+        merges = [tuple(m) for m in known["merges"]]
+        vocabulary |= {
+            token: len(vocabulary) + number
+            for number, token in enumerate(t for t in known["vocab"] if t not in vocabulary)
+        }
     for i in range(len(vocabulary), 151643):
         vocabulary[f"filler {i}"] = i  # a space never occurs in byte-level tokens
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = Sequence(
         [
@@ -187,7 +200,8 @@ def _tokenizer(directory: Path) -> None:
     assert all(tokenizer.token_to_id(t) == i for t, i in ADDED.items())
     tokenizer.save(str(directory / "tokenizer.json"))
     _write(directory / "vocab.json", vocabulary)
-    (directory / "merges.txt").write_text("#version: 0.2\n", "utf-8")
+    lines = ["#version: 0.2", *(" ".join(m) for m in merges), ""]
+    (directory / "merges.txt").write_text("\n".join(lines), "utf-8")
     _write(
         directory / "tokenizer_config.json",
         {

@@ -1,0 +1,1 @@
+"""`tools/bench`: the engines and what they are compared with, in one process, interleaved."""

@@ -1,0 +1,90 @@
+"""The benchmark's command line; see tools/bench."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import platform
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tools.benchmark import extras, report
+from tools.benchmark.flops import matmul_rate, read_rate
+from tools.benchmark.race import Field, race
+
+ROOT = Path(__file__).resolve().parents[2]
+REPORTS = Path(__file__).resolve().parent / "reports"
+CASES = ("texts", "images", "mixed", "video", "gen", "sampling")
+
+
+def main() -> int:
+    """Run the cases and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", default="2b", choices=("nano", "small", "2b"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cases", default=",".join((*CASES, "extras")))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=None)
+    args = parser.parse_args()
+    lock = (ROOT / ".cache").joinpath("bench.lock")
+    lock.parent.mkdir(exist_ok=True)
+    with lock.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            print("another benchmark is running on this machine", file=sys.stderr)
+            return 2
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    wanted = args.cases.split(",")
+    dtype = args.dtype or ("bfloat16" if args.size == "2b" else "float32")
+    began = time.time()
+    field = Field.load(ROOT / ".cache" / "bench", args.size, dtype, args.device)
+    found: dict[str, Any] = {
+        "size": args.size, "dtype": dtype, "device": args.device, "rounds": args.rounds,
+        "command": "tools/bench " + " ".join(sys.argv[1:]), "date": time.strftime("%Y-%m-%d"),
+        "hardware": _hardware(args.device), "versions": _versions(),
+        "matmul_flops": matmul_rate(args.device, field.dtype),
+        "read_bytes": read_rate(args.device),
+    }  # fmt: skip
+    cases = [c for c in CASES if c in wanted and (c, args.size) != ("video", "nano")]
+    found["cases"] = race(field, cases, args.rounds)
+    if "extras" in wanted:
+        found["extras"] = extras.measure(field)
+    found["seconds"] = round(time.time() - began)
+    REPORTS.mkdir(exist_ok=True)
+    stem = REPORTS / f"{args.size}-{torch.device(args.device).type}"
+    stem.with_suffix(".json").write_text(json.dumps(found, indent=1), "utf-8")
+    stem.with_suffix(".md").write_text(report.markdown(found), "utf-8")
+    report.plot(found, stem.with_suffix(".png"))
+    print(report.markdown(found))
+    return 0
+
+
+def _hardware(device: str) -> str:
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    names = [
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    flags = torch.backends.cpu.get_cpu_capability()
+    return f"{names[0] if names else platform.machine()}, {len(names)} cores, {flags}"
+
+
+def _versions() -> dict[str, str]:
+    names = ("torch", "transformers", "sentence-transformers", "mteb", "qwen-vl-utils")
+    return {name: version(name) for name in names}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

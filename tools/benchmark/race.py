@@ -1,0 +1,193 @@
+"""Contestants on the same inputs, in turns; medians and spread of every one."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import ume_nano
+from tests.checkpoints import make_checkpoint
+from tools.benchmark.baselines import WORD, Mteb, Native, Upstream
+from tools.benchmark.cases import Case, make_cases
+from tools.benchmark.flops import disc_flops, synchronize, weight_bytes
+from ume_core.embedder import Sampling
+from ume_core.loading import LoadOptions
+from ume_core.results import Vectors
+from ume_sentence_transformers.save import save
+from ume_torch.checkpoint import DTYPES
+from ume_torch.engine import TorchEmbedder
+from ume_torch.generate import Row
+
+Runs = dict[str, Callable[[Case], Vectors | None]]
+
+
+@dataclass
+class Field:
+    """The contestants, loaded."""
+
+    size: str
+    device: str
+    dtype: torch.dtype
+    ours: TorchEmbedder
+    upstream: Upstream
+    native: Native
+    mteb: Mteb | None
+
+    @classmethod
+    def load(cls, cache: Path, size: str, dtype: str, device: str) -> Field:
+        """Make the checkpoint if it is missing, and load everyone."""
+        directory = ume_nano.path() if size == "nano" else cache / size
+        if size != "nano" and not (directory / "complete").is_file():
+            print(f"making a random checkpoint of size {size} in {directory}", file=sys.stderr)
+            words = ume_nano.path() / "tokenizer.json"
+            make_checkpoint(directory, "qwen2_vl", size=size, dtype=DTYPES[dtype], words=words)
+            (directory / "complete").touch()
+        native = cache / f"{size}-st"
+        if not native.is_dir():
+            save(directory, native, {})
+        torch_dtype = DTYPES[dtype]
+        # `plain`: the README's recipe has no blank picture.
+        options = LoadOptions(text_only="plain", dtype=dtype, device=device)
+        return cls(
+            size, device, torch_dtype, TorchEmbedder(directory, options),
+            Upstream(directory, torch_dtype, device), Native(native, torch_dtype, device),
+            Mteb(directory, device) if dtype == "bfloat16" else None,
+        )  # fmt: skip
+
+    def contestants(self, case: Case) -> Runs:
+        """Who runs a case, ours last."""
+        if case.kind == "disc":
+            runs: Runs = {"upstream, one by one": lambda c: self.upstream.disc(c.samples, 1)}
+            if len(case.samples) > 1:
+                runs["upstream, batches of 4"] = lambda c: self.upstream.disc(c.samples, 4)
+            # One kind of input a call: sentence-transformers 6.2 renders mixed lists wrongly.
+            runs["sentence-transformers"] = lambda c: self.native.disc(c.samples, 4)
+            if case.name == "video" and self.device == "cpu":
+                del runs["sentence-transformers"]  # what one by one is, at the same price
+            return runs | {"ours": self._disc}
+        if case.kind == "gen":
+            # One by one is measured on two of the rows, and stated as such.
+            runs = {
+                "upstream, one by one (2 rows)": lambda c: self.upstream.gen(
+                    c.samples[:2], c.lengths[:2], 1
+                ),
+            }
+            if self.mteb is None:  # the wrapper is that batch otherwise
+                runs["upstream, batches of 4 (4 rows)"] = lambda c: self.upstream.gen(
+                    c.samples[:4], c.lengths[:4], 4
+                )
+            if self.mteb is not None:
+                mteb = self.mteb
+                runs["mteb UMER1Wrapper, batches of 4 (4 rows)"] = lambda c: mteb.gen(
+                    c.samples[:4], c.lengths[:4], 4
+                )
+            runs["ours, both (8 rows)"] = partial(self._gen, mode="both")
+            return runs | {"ours (8 rows)": partial(self._gen, mode="gen")}
+        return {
+            "upstream, 8 samples": lambda c: self.upstream.gen(c.samples, c.lengths, 1, 8),
+            "ours, 1 sample": partial(self._gen, mode="gen", samples=1),
+            "ours, 8 samples": partial(self._gen, mode="gen", samples=8),
+        }
+
+    def _disc(self, case: Case) -> Vectors | None:
+        return self.ours.embed([s.item for s in case.samples]).disc
+
+    def _gen(self, case: Case, mode: Any, samples: int = 0) -> Vectors | None:
+        lengths, gen = case.lengths, self.ours._prepare.tokenizer.special.gen
+        sampling = Sampling(n=samples) if samples else None
+
+        def pick(logits: Tensor, rows: Sequence[Row]) -> list[int]:
+            original(logits, rows)  # the price of choosing is paid
+            return [gen if len(r.ids) + 1 == lengths[r.prompt] else WORD for r in rows]
+
+        from ume_torch.generate import Sampler, greedy
+
+        original = Sampler(sampling) if sampling is not None else greedy
+        runner = self.ours._runner
+        scripted = partial(type(runner).gen, runner, pick=pick)
+        runner.gen = scripted  # type: ignore[method-assign]
+        try:
+            items = [s.item for s in case.samples]
+            result = self.ours.embed(items, mode=mode, sampling=sampling, max_new_tokens=1000)
+            return result.gen
+        finally:
+            del runner.gen  # the method is the class's again
+
+
+def race(field: Field, names: Sequence[str], rounds: int) -> dict[str, Any]:
+    """Times per case and contestant, one warm-up round before."""
+    found: dict[str, Any] = {}
+    for name in names:
+        times: dict[str, list[float]] = {}
+        cosines: dict[str, list[float]] = {}
+        case = _case(field, name, 0)
+        # Weights are warm after the first case; a slow case then needs no warm-up of its own.
+        slow = field.size == "2b" and field.device == "cpu" and bool(found)
+        for turn in range(1 if slow else 0, rounds + 1):
+            case = _case(field, name, turn)
+            runs = list(field.contestants(case).items())
+            for label, _ in runs:
+                times.setdefault(label, [])
+            # Who begins changes, so that heat and clocks favour nobody.
+            shift = turn % len(runs)
+            vectors: dict[str, Vectors | None] = {}
+            for label, run in runs[shift:] + runs[:shift]:
+                synchronize(field.device)
+                began = time.perf_counter()
+                vectors[label] = run(case)
+                synchronize(field.device)
+                if turn:
+                    times[label].append(time.perf_counter() - began)
+                print(f"{name:9} round {turn} {label}: {time.perf_counter() - began:.2f} s",
+                      file=sys.stderr, flush=True)  # fmt: skip
+            first = vectors[runs[0][0]]
+            for label, found_vectors in vectors.items():
+                if (
+                    first is not None
+                    and found_vectors is not None
+                    and turn
+                    and case.kind != "sample"
+                ):
+                    rows = min(len(first), len(found_vectors))
+                    products = (first[:rows] * found_vectors[:rows]).sum(axis=1)
+                    cosines.setdefault(label, []).append(float(products.min()))
+        found[name] = _summary(field, case, times, cosines)
+    return found
+
+
+def _case(field: Field, name: str, turn: int) -> Case:
+    return next(c for c in make_cases(field.size, field.device, turn) if c.name == name)
+
+
+def _summary(
+    field: Field, case: Case, times: dict[str, list[float]], cosines: dict[str, list[float]]
+) -> dict[str, Any]:
+    rows: dict[str, Any] = {}
+    for label, seconds in times.items():
+        done = next((n for n in (2, 4, 8) if f"({n} rows)" in label), len(case.samples))
+        rows[label] = {
+            "seconds": [round(s, 4) for s in seconds],
+            "median": float(np.median(seconds)),
+            "low": min(seconds), "high": max(seconds), "items": done,
+            "tokens": sum(case.lengths[:done]),
+            "least_cosine_to_first": min(cosines[label]) if label in cosines else None,
+        }  # fmt: skip
+    summary: dict[str, Any] = {"kind": case.kind, "runs": rows}
+    config = field.upstream.model.config
+    if case.kind == "disc":
+        prompts = [field.ours._prepare(s.item, gen=False) for s in case.samples]
+        summary["flops"] = disc_flops(config, prompts)
+        summary["prompt_tokens"] = [len(p.ids) for p in prompts]
+    else:
+        summary["step_bytes"] = weight_bytes(config, field.dtype.itemsize)
+        summary["lengths"] = list(case.lengths)
+    return summary
