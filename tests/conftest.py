@@ -30,6 +30,16 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 
 
 @pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ume-nano's disc encoder as float32 ONNX, made by `ume export` in export's environment."""
+    from ume_r1.cli import main
+
+    directory = tmp_path_factory.mktemp("export") / "nano"
+    assert main(["export", "ume-nano", str(directory)]) == 0
+    return directory
+
+
+@pytest.fixture(scope="session")
 def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with pictures of different sizes, frames and an mp4."""
     folder = tmp_path_factory.mktemp("media")

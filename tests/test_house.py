@@ -10,15 +10,27 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# member -> members it may import; everybody may import itself
-ARROWS: dict[str, set[str]] = {
-    "ume_core": set(),
-    "ume_torch": {"ume_core"},
-    "ume_nano": {"ume_core"},
-    "ume_train": {"ume_core", "ume_torch"},
-    "ume_r1": {"ume_core"},
+# member's folder -> its import name and the members it may import; everybody may import itself
+ARROWS: dict[str, tuple[str, set[str]]] = {
+    "packages/ume-core": ("ume_core", set()),
+    "packages/ume-torch": ("ume_torch", {"ume_core"}),
+    "packages/ume-nano": ("ume_nano", {"ume_core"}),
+    "packages/ume-train": ("ume_train", {"ume_core", "ume_torch"}),
+    "packages/ume-r1": ("ume_r1", {"ume_core"}),
+    "plugins/ume-onnxruntime": ("ume_onnxruntime", {"ume_core"}),
+    "plugins/ume-sentence-transformers": ("ume_sentence_transformers", {"ume_core"}),
+    "plugins/langchain-ume": ("langchain_ume", {"ume_core"}),
+    "plugins/llama-index-embeddings-ume": ("llama_index", {"ume_core"}),
+    "plugins/haystack-ume": ("haystack_ume", {"ume_core"}),
+    "plugins/chroma-ume": ("chroma_ume", {"ume_core"}),
+    "plugins/mteb-ume": ("mteb_ume", {"ume_core"}),
+    "export": ("ume_export", {"ume_core", "ume_torch", "ume_onnxruntime"}),
 }
-HEAVY = {"torch", "transformers", "torchvision", "av", "lancedb", "pyarrow", "requests", "httpx"}
+NAMES = {name for name, _ in ARROWS.values()}
+HEAVY = {
+    "torch", "transformers", "torchvision", "av", "lancedb", "pyarrow", "requests", "httpx",
+    "onnxruntime", "sentence_transformers",
+}  # fmt: skip
 
 
 def imports(path: Path, *, lazy: bool) -> set[str]:
@@ -36,22 +48,24 @@ def imports(path: Path, *, lazy: bool) -> set[str]:
 
 @pytest.mark.parametrize("member", ARROWS)
 def test_members_import_only_what_the_design_allows(member: str) -> None:
-    source = ROOT / "packages" / member.replace("_", "-") / "src" / member
-    files = list(source.rglob("*.py"))
+    own, allowed = ARROWS[member]
+    files = list((ROOT / member / "src" / own).rglob("*.py"))
     assert files
     for path in files:
-        ours = {name for name in imports(path, lazy=True) if name in ARROWS}
-        assert ours <= ARROWS[member] | {member}, path
+        ours = {name for name in imports(path, lazy=True) if name in NAMES}
+        assert ours <= allowed | {own}, path
 
 
 def test_every_member_is_in_the_table() -> None:
-    found = {p.parent.name for p in (ROOT / "packages").glob("*/pyproject.toml")}
-    assert found == {name.replace("_", "-") for name in ARROWS}
+    patterns = ("packages/*/pyproject.toml", "plugins/*/pyproject.toml", "export/pyproject.toml")
+    found = {str(p.parent.relative_to(ROOT)) for g in patterns for p in ROOT.glob(g)}
+    assert found == set(ARROWS)
 
 
 def test_plugin_entry_modules_and_core_import_nothing_heavy() -> None:
     core = list((ROOT / "packages" / "ume-core" / "src").rglob("*.py"))
-    for path in [*core, *(ROOT / "packages").glob("*/src/*/plugin.py")]:
+    entries = [*ROOT.glob("packages/*/src/*/plugin.py"), *ROOT.glob("plugins/*/src/*/plugin.py")]
+    for path in [*core, *entries]:
         assert not imports(path, lazy=False) & HEAVY, path
 
 

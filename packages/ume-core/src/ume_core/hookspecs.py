@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Literal
 
 import pluggy
 
@@ -23,6 +24,7 @@ class BackendSpec:
             is a name, path or hub id and `options` a `ume_core.loading.LoadOptions`.
         requires: modules it needs; install: the command that brings them.
         priority: `auto` takes the available engine that has the highest.
+        serves: what it loads: `checkpoint` directories and hub ids, or an `export`ed directory.
     """
 
     name: str
@@ -32,6 +34,7 @@ class BackendSpec:
     requires: tuple[str, ...] = ()
     install: str = ""
     priority: int = 0
+    serves: Literal["checkpoint", "export"] = "checkpoint"
 
     def missing(self) -> str | None:
         """Why it cannot be used here, or None."""

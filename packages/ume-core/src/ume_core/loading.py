@@ -1,11 +1,16 @@
-"""Options every engine's factory receives."""
+"""From a name to an embedder, through the installed plugins, and the options on the way."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
+from ume_core.embedder import Embedder
+from ume_core.errors import EngineUnavailable, InvalidOption
+from ume_core.hookspecs import BackendSpec
 from ume_core.limits import Limits, Policy
+from ume_core.plugins import registry, resolve
 from ume_core.prompts import DEFAULT_PROMPT
 
 
@@ -19,6 +24,8 @@ class LoadOptions:
         dtype: `auto` (bfloat16 on CUDA, float32 on a CPU), `float32` or `bfloat16`.
         attention: `auto` (flash_attention_2 where installed and on CUDA, else sdpa), `sdpa` or
             `flash_attention_2`.
+        provider: ONNX Runtime's execution provider: `auto` (by `device`), `cpu`, `cuda` or
+            `tensorrt`.
         prompt: prompt version (see `ume_core.prompts`).
         text_only: `blank` (as trained and officially evaluated) or `plain`.
         media_order: `media-first` (as officially evaluated) or `given`.
@@ -40,6 +47,7 @@ class LoadOptions:
     device: str = "auto"
     dtype: str = "auto"
     attention: str = "auto"
+    provider: str = "auto"
     prompt: str = DEFAULT_PROMPT
     text_only: str = "blank"
     media_order: str = "media-first"
@@ -54,3 +62,73 @@ class LoadOptions:
     aligned: bool = False
     policy: Policy = field(default_factory=Policy)
     limits: Limits = field(default_factory=Limits)
+
+
+def load(
+    model: str | Path,
+    *,
+    engine: str = "auto",
+    options: LoadOptions | None = None,
+    **changes: Any,
+) -> Embedder:
+    """Load a model.
+
+    Args:
+        model: an alias (`ume models` lists them), a checkpoint directory, or a hub id.
+        engine: an engine's name (`ume plugins` lists them), or `auto` for the best available.
+        options: how to load; `changes` are its fields by name, such as `device="cuda"`,
+            `dtype="bfloat16"`, `policy=Policy.closed()`, `text_only="plain"`.
+
+    Raises:
+        EngineUnavailable: no engine, or not this one, can run here.
+        CheckpointError: the model cannot be found or loaded.
+        InvalidOption: an unknown engine or option.
+    """
+    known = {f.name for f in fields(LoadOptions)}
+    unknown = sorted(set(changes) - known)
+    if unknown:
+        raise InvalidOption(
+            f"unknown option {unknown[0]!r}", fix=f"use: {', '.join(sorted(known))}"
+        )
+    chosen = replace(options or LoadOptions(), **changes)
+    location, chosen = _locate(model, chosen)
+    spec = _engine(engine, location)
+    embedder: Embedder = resolve(spec.factory)(location, chosen)
+    return embedder
+
+
+def _locate(model: str | Path, options: LoadOptions) -> tuple[str | Path, LoadOptions]:
+    """The model's directory or hub id, and the options with what its card says."""
+    alias = registry().models.get(str(model))
+    # An alias wins over a directory of that name: existing code must not change meaning with cwd.
+    if alias is None:
+        return model, options
+    named = replace(
+        options, name=options.name or alias.name, aligned=options.aligned or alias.aligned
+    )
+    if ":" in alias.location:
+        return resolve(alias.location)(), named
+    return alias.location, named
+
+
+def _engine(name: str, location: str | Path) -> BackendSpec:
+    backends = registry().backends
+    if name != "auto":
+        spec = backends.get(name)
+        if spec is None:
+            known = ", ".join(sorted(backends)) or "none is installed"
+            raise InvalidOption(f"unknown engine {name!r}", fix=f"known engines: {known}")
+        missing = spec.missing()
+        if missing:
+            raise EngineUnavailable(f"the {name} engine {missing}", fix=spec.install)
+        return spec
+    kind = "export" if (Path(location) / "ume_export.json").is_file() else "checkpoint"
+    able = [s for s in backends.values() if s.serves == kind]
+    usable = [s for s in able if s.missing() is None]
+    if not usable:
+        install = "ume-torch" if kind == "checkpoint" else "'ume-onnxruntime[cpu]'"
+        raise EngineUnavailable(
+            f"no installed engine loads this {kind}",
+            fix="; ".join(s.install for s in able) or f"pip install {install}",
+        )
+    return max(usable, key=lambda s: s.priority)

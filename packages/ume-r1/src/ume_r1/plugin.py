@@ -30,6 +30,11 @@ _COMMANDS = {
         "ume_r1.commands.search:index_arguments",
         "ume_r1.commands.search:index",
     ),
+    "save": (
+        "save a model as another library's directory",
+        "ume_r1.commands.save:arguments",
+        "ume_r1.commands.save:run",
+    ),
     "search": (
         "search an index by words, picture or clip",
         "ume_r1.commands.search:search_arguments",

@@ -77,9 +77,8 @@ class Runner:
     def disc(self, prompts: Sequence[Rendered]) -> list[Tensor | LimitExceeded]:
         """The state of every prompt's `<disc_emb>`, (hidden,), or why there is none."""
         asked = [(p.disc_index,) for p in prompts]
-        cut = [p.until(p.disc_index + 1) for p in prompts]  # causal: nothing behind it matters
         try:
-            states = self._prefill(cut, asked, keep=False).states
+            states = self._prefill(prompts, asked, keep=False).states
             return list(states)
         except Exception as error:
             if not is_out_of_memory(error):

@@ -66,8 +66,13 @@ class Checkpoint:
         return nested[key] if key in nested else self.config[key]
 
 
-def find_checkpoint(model: str | Path, *, name: str | None = None) -> Checkpoint:
+def find_checkpoint(
+    model: str | Path, *, name: str | None = None, weights: bool = True
+) -> Checkpoint:
     """The checkpoint in a directory, or of a hub id (downloaded at the pinned revision).
+
+    Args:
+        weights: whether safetensors must be there; an exported directory has graphs instead.
 
     Raises:
         CheckpointError: no such directory or hub id, or it is not a UME-R1 checkpoint.
@@ -80,7 +85,7 @@ def find_checkpoint(model: str | Path, *, name: str | None = None) -> Checkpoint
             f"{directory} is a {kind!r} model",
             fix=f"use a checkpoint of type {' or '.join(ARCHITECTURES)}",
         )
-    if not _weight_files(directory):
+    if weights and not _weight_files(directory):
         raise CheckpointError(
             f"{directory} has no .safetensors weights",
             fix="save it with save_pretrained(); pickled .bin files are never loaded",

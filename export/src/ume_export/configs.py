@@ -1,0 +1,139 @@
+"""Optimum's view of the export: a task, and an `OnnxConfig` per graph.
+
+Written to be offered upstream: the task is registered with the TasksManager for `qwen2_vl` and
+`qwen2_5_vl`, and `main_export(..., task=TASK, custom_onnx_configs=onnx_configs(config),
+fn_get_submodels=submodels)` produces the two files.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from optimum.exporters.onnx.base import OnnxConfig
+from optimum.exporters.tasks import TasksManager
+from optimum.utils import NormalizedConfig
+
+from ume_core.qwen.graphs import OUTPUTS, TEXT, VISION, VisionLayout, text_arrays
+from ume_core.qwen.patches import VisualInput
+from ume_core.qwen.positions import mrope_positions
+from ume_core.qwen.render import Rendered
+from ume_export.modules import TextEncoder, VisionEncoder
+
+TASK = "discriminative-embedding"
+# Opset 20 is the newest that Optimum's exporter writes and that TensorRT's table covers; 23 has
+# Attention and RMSNormalization, of which parsers know the first only lately.
+OPSET = 20
+TasksManager._TRANSFORMERS_TASKS_TO_MODEL_LOADERS.setdefault(TASK, "AutoModelForImageTextToText")
+_register = TasksManager.create_register("onnx", overwrite_existing=True)
+
+
+class _DiscConfig(OnnxConfig):
+    """What both graphs share."""
+
+    NORMALIZED_CONFIG_CLASS = NormalizedConfig
+    DEFAULT_ONNX_OPSET = OPSET
+    ATOL_FOR_VALIDATION = 1e-5
+    _TASK_TO_COMMON_OUTPUTS = {**OnnxConfig._TASK_TO_COMMON_OUTPUTS, TASK: {}}  # noqa: RUF012
+
+    @property
+    def layout(self) -> VisionLayout:
+        """Of this checkpoint's vision tower."""
+        vision = self._config.vision_config
+        config = {"model_type": self._config.model_type, "vision_config": vision.to_dict()}
+        return VisionLayout.of(config)
+
+
+class QwenVisionOnnxConfig(_DiscConfig):
+    """The vision tower on images of one size."""
+
+    @property
+    def inputs(self) -> dict[str, dict[int, str]]:
+        """Names and dynamic axes."""
+        axes = {
+            "pixel_values": {0: "images", 1: "patches"},
+            "cos": {0: "patches"},
+            "sin": {0: "patches"},
+            "window_bias": {0: "patches", 1: "patches"},
+        }
+        return {name: axes[name] for name in self.layout.inputs}
+
+    @property
+    def outputs(self) -> dict[str, dict[int, str]]:
+        """Visual states (images, tokens, hidden)."""
+        return {OUTPUTS[VISION]: {0: "images", 1: "visual_tokens"}}
+
+    def generate_dummy_inputs(self, framework: str = "pt", **_: Any) -> dict[str, Any]:
+        """Two images of 4 x 6 patches."""
+        media = [_noise(4, 6, seed) for seed in range(2)]
+        return _tensors(self.layout.arrays(media), framework)
+
+
+@_register("qwen2_vl", TASK)
+@_register("qwen2_5_vl", TASK)
+class QwenTextOnnxConfig(_DiscConfig):
+    """The language model up to `<disc_emb>`."""
+
+    @property
+    def inputs(self) -> dict[str, dict[int, str]]:
+        """Names and dynamic axes."""
+        tokens = {0: "rows", 1: "tokens"}
+        return {
+            "input_ids": tokens,
+            "position_ids": {1: "rows", 2: "tokens"},
+            "visual_embeds": {0: "visual_tokens"},
+            "visual_index": tokens,
+            "embed_index": {0: "rows"},
+        }
+
+    @property
+    def outputs(self) -> dict[str, dict[int, str]]:
+        """Unit vectors (rows, hidden)."""
+        return {OUTPUTS[TEXT]: {0: "rows"}}
+
+    def generate_dummy_inputs(self, framework: str = "pt", **_: Any) -> dict[str, Any]:
+        """Two prompts of different lengths, one with an image."""
+        visual = _noise(4, 6, 0)
+        hidden = int(self._config.get_text_config().hidden_size)
+        rng = np.random.default_rng(0)
+        states = {visual.digest: rng.standard_normal((visual.tokens, hidden)).astype(np.float32)}
+        prompts = [_prompt([3, visual, 4]), _prompt([9])]
+        return _tensors(text_arrays(prompts, states, pad=0, hidden=hidden), framework)
+
+
+def submodels(model: Any) -> dict[str, Any]:
+    """The two graphs of a loaded model, by file name."""
+    return {VISION: VisionEncoder(model), TEXT: TextEncoder(model)}
+
+
+def onnx_configs(config: Any) -> dict[str, OnnxConfig]:
+    """Their `OnnxConfig`s for a transformers config."""
+    return {
+        VISION: QwenVisionOnnxConfig(config, task=TASK),
+        TEXT: QwenTextOnnxConfig(config, task=TASK),
+    }
+
+
+def _noise(h: int, w: int, seed: int) -> VisualInput:
+    patches = np.random.default_rng(seed).standard_normal((h * w, 1176)).astype(np.float32)
+    return VisualInput(patches, (1, h, w), "image", bytes([seed]) * 16)
+
+
+def _prompt(spans: list[int | VisualInput]) -> Rendered:
+    ids: list[int] = []
+    starts: list[int] = []
+    for span in spans:
+        if not isinstance(span, int):
+            starts.append(len(ids))
+        ids += [5] * (span if isinstance(span, int) else span.tokens)
+    media = tuple(s for s in spans if not isinstance(s, int))
+    return Rendered(
+        np.array(ids), mrope_positions(spans), media, tuple(starts), len(ids) - 1, 0, b""
+    )
+
+
+def _tensors(arrays: dict[str, Any], framework: str) -> dict[str, Any]:
+    if framework == "np":
+        return arrays
+    return {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}

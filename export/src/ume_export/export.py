@@ -1,0 +1,181 @@
+"""One export, from checkpoint to a directory that says of itself that it passed."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnx
+from optimum.exporters.onnx import onnx_export_from_model
+
+from ume_core.errors import CheckpointError, InvalidOption
+from ume_core.qwen.checkpoint import Checkpoint, find_checkpoint, weights_digest
+from ume_core.qwen.graphs import TEXT, VISION
+from ume_export.configs import OPSET, TASK, onnx_configs, submodels
+from ume_export.operators import check_operators
+from ume_export.parity import BOUNDS, check_parity
+from ume_onnxruntime.manifest import Manifest
+from ume_torch.checkpoint import load_model
+
+_SIDE_FILES = (
+    "config.json", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json",
+    "processor_config.json", "chat_template.json", "chat_template.jinja", "vocab.json",
+    "merges.txt", "generation_config.json",
+)  # fmt: skip
+
+
+def export(
+    model: str | Path,
+    directory: Path,
+    *,
+    name: str | None = None,
+    precision: str = "float32",
+    opset: int = OPSET,
+    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
+) -> Manifest:
+    """Export the disc encoder of `model` into the new `directory`.
+
+    Args:
+        model: a checkpoint directory or hub id. name: for the manifest.
+        precision: a key of `ume_export.parity.BOUNDS`.
+        say: told what happens, line by line.
+
+    Raises:
+        InvalidOption: the directory is taken. CheckpointError: no UME-R1 checkpoint, a graph with
+            an operator TensorRT does not take, or parity beyond the bound; nothing is left behind.
+    """
+    if precision not in BOUNDS:
+        raise InvalidOption(
+            f"unknown precision {precision!r}", fix=f"use one of: {', '.join(BOUNDS)}"
+        )
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise InvalidOption(f"{directory} is not empty", fix="name a new directory")
+    checkpoint = find_checkpoint(model, name=name)
+    size = sum(f.stat().st_size for f in checkpoint.directory.glob("*.safetensors"))
+    say(f"{checkpoint.name}: {size / 1e9:.2f} GB of weights; expect a peak of about "
+        f"{_peak(size, checkpoint, precision) / 1e9:.1f} GB of memory")  # fmt: skip
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        manifest = _export_into(part, checkpoint, precision, opset, say)
+        if directory.exists():
+            directory.rmdir()
+        part.chmod(0o755)
+        part.rename(directory)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    return manifest
+
+
+def _export_into(
+    part: Path, checkpoint: Checkpoint, precision: str, opset: int, say: Callable[[str], None]
+) -> Manifest:
+    began = time.monotonic()
+    torch_dtype = "float32" if precision == "int8" else precision
+    loaded = load_model(checkpoint, "cpu", torch_dtype, "eager")
+    say("tracing the vision and text graphs")
+    folder = part / "onnx"
+    logging.getLogger("optimum").setLevel(logging.ERROR)
+    onnx_export_from_model(
+        loaded,
+        folder,
+        opset=opset,
+        task=TASK,
+        custom_onnx_configs=onnx_configs(loaded.config),
+        fn_get_submodels=submodels,
+        do_validation=False,  # ours follows, against ume-torch and over many shapes
+        no_post_process=True,
+        device="cpu",
+    )
+    del loaded
+    graphs = {graph: folder / f"{graph}.onnx" for graph in (VISION, TEXT)}
+    for (
+        file
+    ) in folder.iterdir():  # Optimum also writes configs; ours lie one level up, as published
+        if file.suffix in (".json", ".txt", ".jinja"):
+            file.unlink()
+    for graph, path in graphs.items():
+        check_operators(path, graph)
+        if precision == "int8":
+            say(f"quantising {graph}")
+            _quantise(path)
+    for side in _SIDE_FILES:
+        if (checkpoint.directory / side).is_file():
+            shutil.copyfile(checkpoint.directory / side, part / side)
+    say(f"exported in {time.monotonic() - began:.0f} s; checking parity against ume-torch")
+    manifest = Manifest(
+        model=checkpoint.name,
+        weights=weights_digest(checkpoint.directory),
+        precision=precision,
+        opset=opset,
+        inputs={graph: _inputs(path) for graph, path in graphs.items()},
+        files={f.name: _sha256(f) for f in sorted(folder.iterdir())},
+        parity={"passed": True, "provisional": True},
+        versions={
+            n: version(n) for n in ("torch", "transformers", "optimum", "optimum-onnx", "onnx")
+        },
+    )
+    manifest.write(part)
+    parity = check_parity(checkpoint.directory, part, precision)
+    for case, figures in parity["cases"].items():
+        say(f"  {case:16} max difference {figures['max_difference']:.1e}, "
+            f"cosine {figures['cosine']:.6f}")  # fmt: skip
+    if not parity["passed"]:
+        raise CheckpointError(
+            f"the {precision} export differs from ume-torch by {parity['max_difference']:.1e} "
+            f"(cosine {parity['cosine']:.6f}); the bound is {BOUNDS[precision]}",
+            fix="use a higher precision; if this is float32, report it as a bug",
+        )
+    checked = Manifest(**{**manifest.__dict__, "parity": parity})
+    checked.write(part)
+    return checked
+
+
+def _peak(size: int, checkpoint: Checkpoint, precision: str) -> int:
+    """Bytes: the model, the traced graph, and its copy while it is written."""
+    stored = str(checkpoint.config.get("torch_dtype") or checkpoint.config.get("dtype") or "")
+    element = 4 if precision in ("float32", "int8") else 2
+    return 3 * size * element // (4 if stored == "float32" else 2)
+
+
+def _quantise(path: Path) -> None:
+    """int8 weights of all MatMuls, per channel; activations are quantised as they come."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    target = path.with_suffix(".int8.onnx")
+    large = (path.parent / f"{path.name}_data").exists()
+    logging.getLogger().setLevel(logging.ERROR)
+    quantize_dynamic(
+        path, target, per_channel=True, weight_type=QuantType.QInt8,
+        op_types_to_quantize=["MatMul"], use_external_data_format=large,
+    )  # fmt: skip
+    path.with_name(path.name + "_data").unlink(missing_ok=True)
+    os.replace(target, path)
+
+
+def _inputs(path: Path) -> dict[str, list[Any]]:
+    graph = onnx.load(str(path), load_external_data=False).graph
+    found: dict[str, list[Any]] = {}
+    for entry in graph.input:
+        kind = entry.type.tensor_type
+        axes = [d.dim_param or d.dim_value for d in kind.shape.dim]
+        found[entry.name] = [onnx.TensorProto.DataType.Name(kind.elem_type), axes]
+    return found
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while block := handle.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

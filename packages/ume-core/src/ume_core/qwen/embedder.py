@@ -1,0 +1,229 @@
+"""What every engine for these checkpoints does alike: prepare ahead, answer in order, record."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import TypeAlias
+
+import numpy as np
+
+from ume_core.ahead import prepare_ahead
+from ume_core.embedder import OnError, Progress, Sampling, prepare_items, require_mode
+from ume_core.errors import CheckpointError, InvalidItem, InvalidOption, LimitExceeded, UmeError
+from ume_core.items import Item, ItemLike, check_batch
+from ume_core.loading import LoadOptions
+from ume_core.qwen.checkpoint import Checkpoint
+from ume_core.qwen.prepare import Preparer
+from ume_core.qwen.render import Rendered
+from ume_core.results import EmbeddingResult, Record, Vectors
+from ume_core.signature import Mode, Signature
+
+# Items among which batches are formed; whichever comes first.
+_WINDOW = 256
+_WINDOW_BYTES = 256 * 1024 * 1024
+Prepared: TypeAlias = "Iterator[tuple[int, Rendered | UmeError]]"
+
+
+@dataclass(frozen=True)
+class Output:
+    """One item's outcome: its record, disc vector (dim,) and gen vectors (dim,) per sample."""
+
+    record: Record
+    disc: Vectors | None
+    gen: list[Vectors]
+
+
+Outputs: TypeAlias = "Iterator[tuple[int, Output | UmeError]]"
+
+
+class QwenEmbedder(ABC):
+    """Base of the engines; a subclass brings the model.
+
+    Attributes:
+        checkpoint: the files. options: how it was loaded. dtype: the arithmetic, for signatures.
+    """
+
+    name: str
+    modes: frozenset[Mode]
+
+    def __init__(
+        self, checkpoint: Checkpoint, options: LoadOptions, *, dtype: str, weights: str
+    ) -> None:
+        self.checkpoint, self.options, self.dtype = checkpoint, options, dtype
+        self._prepare = Preparer(checkpoint, options)
+        patches = checkpoint.patches
+        self._signature = Signature(
+            model=checkpoint.name,
+            weights=weights,
+            mode="disc",
+            prompt=options.prompt,
+            text_only=options.text_only,
+            media_order=options.media_order,
+            min_pixels=patches.min_pixels,
+            max_pixels=patches.max_pixels,
+            max_frames=options.limits.video_frames,
+            dtype=dtype,
+            dimensions=checkpoint.hidden_size,
+            aligned=options.aligned,
+            thinking=_thinking(options),
+            decoding="draft" if options.jpeg_draft else "exact",
+        )
+
+    @abstractmethod
+    def disc_vectors(self, prompts: Sequence[Rendered]) -> list[Vectors | UmeError]:
+        """Unit disc vectors (dim,) of prompts that `fits` let through together."""
+
+    @abstractmethod
+    def fits(self, group: Sequence[Rendered], more: Rendered) -> bool:
+        """Whether one more prompt may be computed together with these."""
+
+    def gen_outputs(self, prepared: Prepared, budget: int, sampling: Sampling | None) -> Outputs:
+        """Answers as they finish; only for engines whose `modes` say so."""
+        raise NotImplementedError
+
+    @property
+    def dimensions(self) -> int:
+        """Length of a vector (2B: 1536, 7B: 3584)."""
+        return self.checkpoint.hidden_size
+
+    def signature(self, mode: Mode) -> Signature:
+        """The signature of vectors of this mode."""
+        return self._signature.for_mode(mode)
+
+    def embed(
+        self,
+        items: Sequence[ItemLike],
+        *,
+        mode: Mode = "disc",
+        instruction: str | None = None,
+        sampling: Sampling | None = None,
+        max_new_tokens: int | None = None,
+        on_error: OnError = "raise",
+        progress: Progress | None = None,
+    ) -> EmbeddingResult:
+        """See `ume_core.Embedder.embed`. Tolerance between batches: 1e-5 in float32."""
+        mode = require_mode(mode, self.modes, self.name)
+        budget = self._budget(max_new_tokens)
+        if sampling is not None and mode == "disc":
+            raise InvalidOption("sampling was given in disc mode", fix="use mode='gen' or 'both'")
+        check_batch(items)
+        if not items:
+            raise InvalidItem("the list of items is empty", fix="pass at least one item")
+        gen = mode != "disc"
+
+        def prepare(item: Item) -> Rendered:
+            rendered = self._prepare(item, gen=gen)
+            self._check_room(rendered, budget if gen else 0)
+            return rendered
+
+        def prepare_one(index: int) -> Rendered | UmeError:
+            (found,) = prepare_items(
+                [items[index]], prepare, instruction=instruction, on_error=on_error, first=index
+            )
+            return found
+
+        outputs: dict[int, Output] = {}
+        prepared = enumerate(prepare_ahead(len(items), prepare_one, _bytes))
+        run = self.gen_outputs(prepared, budget, sampling) if gen else self._disc(prepared)
+        for index, output in run:
+            if isinstance(output, UmeError):
+                if on_error == "raise":
+                    raise output.at(index)
+                output = Output(Record("failed", str(output)), None, [])
+            outputs[index] = output
+            if progress is not None:
+                progress(len(outputs), len(items))
+        ordered = [outputs[i] for i in range(len(items))]
+        return self._result(ordered, mode, sampling.n if sampling is not None else 1)
+
+    def _disc(self, prepared: Prepared) -> Outputs:
+        """Windows of prepared items, each cut into batches of like length."""
+        window: list[tuple[int, Rendered]] = []
+        held = 0
+        for index, item in prepared:
+            if isinstance(item, UmeError):
+                yield index, item
+                continue
+            # Attention is causal: nothing behind <disc_emb> reaches its state.
+            window.append((index, item.until(item.disc_index + 1)))
+            held += _bytes(item)
+            if len(window) >= _WINDOW or held >= _WINDOW_BYTES:
+                yield from self._window(window)
+                window, held = [], 0
+        yield from self._window(window)
+
+    def _window(self, window: list[tuple[int, Rendered]]) -> Outputs:
+        waiting = sorted(window, key=lambda e: (e[1].head_key, len(e[1].ids)))
+        while waiting:
+            group = [waiting.pop(0)]
+            while waiting and self.fits([p for _, p in group], waiting[0][1]):
+                group.append(waiting.pop(0))
+            vectors = self.disc_vectors([p for _, p in group])
+            for (index, prompt), vector in zip(group, vectors, strict=True):
+                if isinstance(vector, UmeError):
+                    yield index, vector
+                else:
+                    yield index, Output(Record("ok", None, len(prompt.ids)), vector, [])
+
+    def _result(self, outputs: list[Output], mode: Mode, samples: int) -> EmbeddingResult:
+        shape = (len(outputs), samples, self.dimensions)
+        disc = np.full((shape[0], shape[2]), np.nan, dtype=np.float32)
+        gen = np.full(shape, np.nan, dtype=np.float32) if mode != "disc" else None
+        for row, output in enumerate(outputs):
+            if output.disc is not None:
+                disc[row] = output.disc
+            if gen is not None and output.gen:
+                gen[row] = np.stack(output.gen)
+        return EmbeddingResult(
+            tuple(o.record for o in outputs),
+            self.signature(mode),
+            disc=disc if mode != "gen" else None,
+            gen_samples=gen,
+        )
+
+    def _budget(self, asked: int | None) -> int:
+        budget: object = self.options.limits.new_tokens if asked is None else asked
+        if not isinstance(budget, Integral) or int(budget) < 1:
+            raise InvalidOption(f"max_new_tokens is {budget!r}", fix="pass a whole number from 1")
+        return int(budget)
+
+    def _check_room(self, rendered: Rendered, budget: int) -> None:
+        context = self.checkpoint.context_length
+        if len(rendered.ids) + budget + 1 > context:
+            raise LimitExceeded(
+                f"the prompt's {len(rendered.ids):,} tokens and {budget:,} new ones exceed the "
+                f"model's context of {context:,}",
+                fix="shorten the item or lower max_new_tokens",
+            )
+
+
+def unit(states: Vectors) -> Vectors:
+    """(rows, dim) L2-normalised.
+
+    Raises:
+        CheckpointError: the model produced NaN or infinity.
+    """
+    norms = np.linalg.norm(states, axis=-1, keepdims=True)
+    vectors = (states / np.maximum(norms, 1e-12)).astype(np.float32)
+    if not np.isfinite(vectors).all():
+        raise CheckpointError(
+            "the model produced NaN or infinity", fix="use dtype float32, or another checkpoint"
+        )
+    return vectors
+
+
+def _bytes(prepared: Rendered | UmeError) -> int:
+    return sum(m.patches.nbytes for m in prepared.media) if isinstance(prepared, Rendered) else 0
+
+
+def _thinking(options: LoadOptions) -> str:
+    if options.thinking != "short":
+        return options.thinking
+    if options.thinking_tokens < 1:
+        raise InvalidOption(
+            f"thinking_tokens is {options.thinking_tokens}", fix="pass a number from 1"
+        )
+    return f"short-{options.thinking_tokens}"

@@ -1,0 +1,84 @@
+"""`UmeEmbeddingFunction`: documents and images in one Chroma collection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from chromadb.api.types import Embeddable, EmbeddingFunction, Embeddings, Space
+from chromadb.utils.embedding_functions import register_embedding_function
+
+from ume_core import Embedder, Image, ItemLike, load
+from ume_core.signature import Mode, check_mode
+
+
+@register_embedding_function
+class UmeEmbeddingFunction(EmbeddingFunction[Embeddable]):
+    """UME-R1 embeddings; importing this module lets Chroma restore collections that used it."""
+
+    def __init__(
+        self,
+        model: str = "ume-r1",
+        mode: Mode = "disc",
+        engine: str = "auto",
+        query_instruction: str | None = None,
+        document_instruction: str | None = None,
+        load_options: dict[str, Any] | None = None,
+    ) -> None:
+        """See `ume_core.load`; `load_options` are plain values, since Chroma stores them."""
+        self.model, self.mode, self.engine = model, check_mode(mode), engine
+        self.query_instruction = query_instruction
+        self.document_instruction = document_instruction
+        self.load_options = load_options or {}
+        self._embedder: Embedder = load(model, engine=engine, **self.load_options)
+
+    def __call__(self, input: Embeddable) -> Embeddings:
+        """Vectors of documents (strings) or images (arrays)."""
+        return self._embed(input, self.document_instruction)
+
+    def embed_query(self, input: Embeddable) -> Embeddings:
+        """Vectors of queries."""
+        return self._embed(input, self.query_instruction)
+
+    def _embed(self, values: Any, instruction: str | None) -> Embeddings:
+        items: list[ItemLike] = [v if isinstance(v, str) else Image(np.asarray(v)) for v in values]
+        result = self._embedder.embed(items, mode=self.mode, instruction=instruction)
+        return list(result.vectors(self.mode))
+
+    @staticmethod
+    def name() -> str:
+        """Its name in a collection's configuration."""
+        return "ume"
+
+    def default_space(self) -> Space:
+        """Cosine: vectors are of unit length."""
+        return "cosine"
+
+    def supported_spaces(self) -> list[Space]:
+        """All mean the same order on unit vectors."""
+        return ["cosine", "l2", "ip"]
+
+    def get_config(self) -> dict[str, Any]:
+        """Plain values, from which `build_from_config` makes the same function."""
+        return {
+            "model": self.model, "mode": self.mode, "engine": self.engine,
+            "query_instruction": self.query_instruction,
+            "document_instruction": self.document_instruction,
+            "load_options": self.load_options,
+        }  # fmt: skip
+
+    @staticmethod
+    def build_from_config(config: dict[str, Any]) -> UmeEmbeddingFunction:
+        """The function of a stored collection."""
+        return UmeEmbeddingFunction(**config)
+
+    def validate_config_update(
+        self, old_config: dict[str, Any], new_config: dict[str, Any]
+    ) -> None:
+        """Refuse what would mix vectors of two kinds in one collection."""
+        for key in ("model", "mode"):
+            if old_config.get(key) != new_config.get(key):
+                raise ValueError(
+                    f"a collection's {key} cannot change from {old_config.get(key)!r} to "
+                    f"{new_config.get(key)!r}. Fix: make a new collection"
+                )

@@ -1,0 +1,90 @@
+"""`UmeEmbeddings`: texts by LangChain's interface; pictures, clips and messages beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from langchain_core.embeddings import Embeddings
+from langchain_core.runnables import run_in_executor
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from typing_extensions import Self
+
+from ume_core import Embedder, Image, ItemLike, load
+
+
+class UmeEmbeddings(BaseModel, Embeddings):
+    """UME-R1 embeddings.
+
+    Example:
+        ```python
+        from langchain_ume import UmeEmbeddings
+
+        embeddings = UmeEmbeddings(model="ume-nano")
+        vector = embeddings.embed_query("a red apple")
+        pictures = embeddings.embed_images(["apple.png", "dog.png"])
+        ```
+
+    Queries and documents may be embedded in different modes only where the model card declares
+    that disc and gen share one space; otherwise construction fails with `SignatureMismatch`.
+    """
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), frozen=True)
+
+    model: str = "ume-r1"
+    """An alias (`ume models`), checkpoint directory, hub id or exported directory."""
+    mode: Literal["disc", "gen"] = "disc"
+    """Of documents, and of queries unless `query_mode` says otherwise."""
+    query_mode: Literal["disc", "gen"] | None = None
+    """Mode of queries."""
+    engine: str = "auto"
+    """See `ume plugins`."""
+    query_instruction: str | None = None
+    """Task instruction for queries."""
+    document_instruction: str | None = None
+    """Task instruction for documents."""
+    load_options: dict[str, Any] = Field(default_factory=dict)
+    """Fields of `ume_core.LoadOptions`, such as `{"device": "cuda"}`."""
+
+    _embedder: Embedder = PrivateAttr()
+
+    @model_validator(mode="after")
+    def _load(self) -> Self:
+        self._embedder = load(self.model, engine=self.engine, **self.load_options)
+        asked = self._embedder.signature(self.query_mode or self.mode)
+        asked.check(self._embedder.signature(self.mode))
+        return self
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Vectors of texts."""
+        return self.embed_items(texts) if texts else []
+
+    def embed_query(self, text: str) -> list[float]:
+        """The vector of a query."""
+        return self._embed([text], self.query_mode or self.mode, self.query_instruction)[0]
+
+    def embed_images(self, uris: list[str]) -> list[list[float]]:
+        """Vectors of pictures by path, `file://`, `http(s)://` or `data:` URL."""
+        return self.embed_items([Image(uri) for uri in uris]) if uris else []
+
+    def embed_items(self, items: Sequence[ItemLike]) -> list[list[float]]:
+        """Vectors of documents in any spelling: pictures, clips, several of them, messages."""
+        return self._embed(items, self.mode, self.document_instruction)
+
+    def embed_query_item(self, item: ItemLike) -> list[float]:
+        """The vector of a query in any spelling, such as a picture."""
+        return self._embed([item], self.query_mode or self.mode, self.query_instruction)[0]
+
+    async def aembed_images(self, uris: list[str]) -> list[list[float]]:
+        """`embed_images` in a thread."""
+        return await run_in_executor(None, self.embed_images, uris)
+
+    async def aembed_items(self, items: Sequence[ItemLike]) -> list[list[float]]:
+        """`embed_items` in a thread."""
+        return await run_in_executor(None, self.embed_items, items)
+
+    def _embed(
+        self, items: Sequence[ItemLike], mode: Literal["disc", "gen"], instruction: str | None
+    ) -> list[list[float]]:
+        result = self._embedder.embed(items, mode=mode, instruction=instruction)
+        return result.vectors(mode).tolist()

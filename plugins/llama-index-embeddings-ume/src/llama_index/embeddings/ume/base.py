@@ -1,0 +1,90 @@
+"""`UmeEmbedding`: texts and images by LlamaIndex's interface."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
+
+from llama_index.core.base.embeddings.base import Embedding
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.embeddings.multi_modal_base import MultiModalEmbedding
+from llama_index.core.schema import ImageType
+
+from ume_core import Embedder, Image, ItemLike, load
+
+
+class UmeEmbedding(MultiModalEmbedding):
+    """UME-R1 embeddings.
+
+    Example:
+        ```python
+        from llama_index.embeddings.ume import UmeEmbedding
+
+        embedding = UmeEmbedding(model_name="ume-nano")
+        vector = embedding.get_text_embedding("a red apple")
+        picture = embedding.get_image_embedding("apple.png")
+        ```
+    """
+
+    model_name: str = Field(default="ume-r1", description="Alias, directory or hub id.")
+    mode: Literal["disc", "gen"] = Field(default="disc", description="Kind of embedding.")
+    engine: str = Field(default="auto", description="See `ume plugins`.")
+    query_instruction: str | None = Field(default=None, description="Instruction for queries.")
+    text_instruction: str | None = Field(default=None, description="Instruction for documents.")
+    load_options: dict[str, Any] = Field(
+        default_factory=dict, description="Fields of ume_core.LoadOptions."
+    )
+
+    _embedder: Embedder = PrivateAttr()
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(**fields)
+        self._embedder = load(self.model_name, engine=self.engine, **self.load_options)
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Its name in serialised pipelines."""
+        return "UmeEmbedding"
+
+    def _embed(self, items: Sequence[ItemLike], instruction: str | None) -> list[Embedding]:
+        result = self._embedder.embed(items, mode=self.mode, instruction=instruction)
+        return result.vectors(self.mode).tolist()
+
+    def _get_text_embedding(self, text: str) -> Embedding:
+        return self._embed([text], self.text_instruction)[0]
+
+    def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
+        return self._embed(texts, self.text_instruction)
+
+    def _get_query_embedding(self, query: str) -> Embedding:
+        return self._embed([query], self.query_instruction)[0]
+
+    async def _aget_query_embedding(self, query: str) -> Embedding:
+        return await asyncio.to_thread(self._get_query_embedding, query)
+
+    async def _aget_text_embedding(self, text: str) -> Embedding:
+        return await asyncio.to_thread(self._get_text_embedding, text)
+
+    async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
+        return await asyncio.to_thread(self._get_text_embeddings, texts)
+
+    def _get_image_embedding(self, img_file_path: ImageType) -> Embedding:
+        return self._get_image_embeddings([img_file_path])[0]
+
+    def _get_image_embeddings(self, img_file_paths: list[ImageType]) -> list[Embedding]:
+        images: list[ItemLike] = []
+        for source in img_file_paths:
+            if isinstance(source, BytesIO):
+                images.append(Image(source.getvalue()))
+            else:
+                images.append(Image(source if "://" in str(source) else Path(str(source))))
+        return self._embed(images, self.text_instruction)
+
+    async def _aget_image_embedding(self, img_file_path: ImageType) -> Embedding:
+        return await asyncio.to_thread(self._get_image_embedding, img_file_path)
+
+    async def _aget_image_embeddings(self, img_file_paths: list[ImageType]) -> list[Embedding]:
+        return await asyncio.to_thread(self._get_image_embeddings, img_file_paths)

@@ -1,0 +1,150 @@
+"""The engine: disc vectors of an exported model, without torch."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ume_core.cache import ByteCache
+from ume_core.errors import CheckpointError, InvalidOption, LimitExceeded, UmeError
+from ume_core.loading import LoadOptions
+from ume_core.qwen.checkpoint import find_checkpoint
+from ume_core.qwen.embedder import QwenEmbedder, unit
+from ume_core.qwen.graphs import TEXT, VISION, Floats, VisionLayout, text_arrays
+from ume_core.qwen.patches import VisualInput
+from ume_core.qwen.render import Rendered
+from ume_core.results import Vectors
+from ume_core.signature import Mode
+from ume_onnxruntime.manifest import Manifest
+from ume_onnxruntime.sessions import Graph, choose_provider
+
+_DISC: frozenset[Mode] = frozenset({"disc"})
+# Patches of one vision call; images of one size run together up to here (measured in export.md:
+# one by one and small batches cost the same on a CPU, a packed mask costs its square).
+_CALL_PATCHES = 4096
+# A batch's rows are padded to the longest; beyond this share of padding a new batch is cheaper.
+_MOST_PADDING = 0.25
+
+
+class OnnxEmbedder(QwenEmbedder):
+    """An exported directory, loaded. Thread-safe.
+
+    Attributes:
+        manifest: what the directory says about itself. provider: where it runs.
+    """
+
+    name = "onnxruntime"
+    modes = _DISC
+
+    def __init__(self, model: str | Path, options: LoadOptions | None = None) -> None:
+        """Load a directory that `ume export` wrote.
+
+        Raises:
+            CheckpointError: it is none, or damaged. InvalidOption: the provider cannot be had, or
+                a dtype was asked for that the export does not have.
+        """
+        options = options or LoadOptions()
+        directory = Path(model)
+        if not directory.is_dir():
+            raise CheckpointError(
+                f"{model} is not an exported directory",
+                fix=f"run: ume export {model} DIR, and load DIR",
+            )
+        self.manifest = Manifest.read(directory)
+        name = options.name or self.manifest.model
+        checkpoint = find_checkpoint(directory, name=name, weights=False)
+        dtype = self.manifest.precision
+        if options.dtype not in ("auto", dtype):
+            raise InvalidOption(
+                f"{directory} was exported in {dtype}, not {options.dtype}",
+                fix=f"export it again with --precision {options.dtype}",
+            )
+        if options.invariant:
+            raise InvalidOption("this engine has no invariant setting", fix="use engine='torch'")
+        super().__init__(checkpoint, options, dtype=dtype, weights=self.manifest.weights)
+        self.provider = choose_provider(options.provider, options.device)
+        cache = directory / "engines"
+        if self.provider == "tensorrt":
+            cache.mkdir(exist_ok=True)
+        folder = directory / "onnx"
+        self._vision, self._text = (
+            Graph(folder / f"{graph}.onnx", self.provider, options.device, cache)
+            for graph in (VISION, TEXT)
+        )
+        self._layout = VisionLayout.of(checkpoint.config)
+        self._states = ByteCache[bytes, Floats](options.media_cache_bytes, lambda a: a.nbytes)
+
+    def fits(self, group: Sequence[Rendered], more: Rendered) -> bool:
+        """Rows are padded to the longest, which is the last: prompts come in order of length."""
+        rows, longest = len(group) + 1, max(len(more.ids), max(len(p.ids) for p in group))
+        padded = rows * longest
+        real = sum(len(p.ids) for p in group) + len(more.ids)
+        return padded <= self.options.batch_tokens and real >= (1 - _MOST_PADDING) * padded
+
+    def disc_vectors(self, prompts: Sequence[Rendered]) -> list[Vectors | UmeError]:
+        """One padded batch; halved where memory does not suffice."""
+        try:
+            arrays = text_arrays(
+                prompts,
+                self._visual_states([m for p in prompts for m in p.media]),
+                pad=self._prepare.tokenizer.special.pad,
+                hidden=self.dimensions,
+            )
+            return list(unit(self._text(arrays)))
+        except Exception as error:
+            if not _is_out_of_memory(error):
+                raise
+        if len(prompts) == 1:
+            return [
+                LimitExceeded(
+                    f"the item's {len(prompts[0].ids):,} tokens do not fit in memory even alone",
+                    fix="shorten it or lower max_pixels",
+                )
+            ]
+        middle = len(prompts) // 2
+        return [*self.disc_vectors(prompts[:middle]), *self.disc_vectors(prompts[middle:])]
+
+    def _visual_states(self, media: Sequence[VisualInput]) -> dict[bytes, Floats]:
+        """States of every distinct image and video, those of one size together."""
+        found: dict[bytes, Floats] = {}
+        sizes: dict[tuple[int, int], dict[bytes, VisualInput]] = defaultdict(dict)
+        for visual in media:
+            kept = self._states.get(visual.digest)
+            if kept is not None:
+                found[visual.digest] = kept
+            else:
+                sizes[visual.grid[1:]][visual.digest] = visual
+        for distinct in sizes.values():
+            for part in _calls(list(distinct.values())):
+                output = self._vision(self._layout.arrays(part))
+                for visual, states in zip(part, self._layout.states(part, output), strict=True):
+                    found[visual.digest] = np.ascontiguousarray(states)
+                    self._states.put(visual.digest, found[visual.digest])
+        return found
+
+
+def _calls(media: list[VisualInput]) -> list[list[VisualInput]]:
+    """Images of one size in groups of bounded patches, at least one each."""
+    groups: list[list[VisualInput]] = []
+    held = _CALL_PATCHES
+    for visual in media:
+        if held + len(visual.patches) > _CALL_PATCHES:
+            groups.append([])
+            held = 0
+        groups[-1].append(visual)
+        held += len(visual.patches)
+    return groups
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """ONNX Runtime says so in words only."""
+    words = str(error).lower()
+    return isinstance(error, MemoryError) or "failed to allocate" in words or "bad_alloc" in words
+
+
+def create(model: str | Path, options: LoadOptions) -> OnnxEmbedder:
+    """The factory `ume_backends` names."""
+    return OnnxEmbedder(model, options)

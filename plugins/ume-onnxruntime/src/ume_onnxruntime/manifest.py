@@ -1,0 +1,65 @@
+"""`ume_export.json`: what an exported directory says about itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ume_core.errors import CheckpointError
+from ume_core.qwen.graphs import MANIFEST
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """An export.
+
+    Attributes:
+        model: the name it was exported from. weights: digest of the checkpoint's weight files, so
+            that float32 vectors compare with ume-torch's. precision: of the graphs (`float32`,
+            `float16`, `bfloat16` or `int8`). opset: of the graphs.
+        inputs: per graph, its inputs' names, element types and axes (numbers are fixed).
+        files: SHA-256 of every graph file. parity: what the export measured (see ume-export).
+        versions: of what made it.
+    """
+
+    model: str
+    weights: str
+    precision: str
+    opset: int
+    inputs: dict[str, dict[str, list[Any]]]
+    files: dict[str, str]
+    parity: dict[str, Any]
+    versions: dict[str, str]
+    format: int = FORMAT
+
+    def write(self, directory: Path) -> None:
+        """Into `directory`."""
+        text = json.dumps(asdict(self), indent=1)
+        (directory / MANIFEST).write_text(text, "utf-8")
+
+    @classmethod
+    def read(cls, directory: Path) -> Manifest:
+        """The manifest of an exported directory.
+
+        Raises:
+            CheckpointError: there is none, or another version wrote it, or it failed its checks.
+        """
+        path = directory / MANIFEST
+        if not path.is_file():
+            raise CheckpointError(
+                f"{directory} is no exported model: it has no {MANIFEST}",
+                fix=f"run: ume export {directory.name or 'MODEL'} DIR, and load DIR",
+            )
+        try:
+            found = cls(**json.loads(path.read_text("utf-8")))
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{path} is damaged: {error}", fix="export again") from error
+        if found.format != FORMAT:
+            raise CheckpointError(f"{path} has format {found.format}", fix="export again")
+        if not found.parity.get("passed"):
+            raise CheckpointError(f"{path} says that parity failed", fix="export again")
+        return found

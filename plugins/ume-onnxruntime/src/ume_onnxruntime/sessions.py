@@ -1,0 +1,95 @@
+"""ONNX Runtime sessions: which provider, which options, and running a graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from ume_core.errors import CheckpointError, InvalidOption
+from ume_core.qwen.graphs import Arrays
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+
+
+def choose_provider(provider: str, device: str) -> str:
+    """A key of `PROVIDERS`.
+
+    Raises:
+        InvalidOption: no such provider, or this build or machine does not have it.
+    """
+    if provider == "auto":
+        kind = device.split(":")[0]
+        if kind == "auto":
+            usable = ort.get_available_providers()
+            return "cuda" if PROVIDERS["cuda"] in usable and _has_gpu() else "cpu"
+        provider = kind
+    if provider not in PROVIDERS:
+        known = ", ".join(PROVIDERS)
+        raise InvalidOption(f"unknown provider {provider!r}", fix=f"use auto, {known}")
+    if PROVIDERS[provider] not in ort.get_available_providers():
+        raise InvalidOption(
+            f"this onnxruntime {ort.__version__} has no {provider} provider",
+            fix="pip install onnxruntime-gpu (TensorRT: the 10.16 line, tensorrt-cu13 10.16.1.11; "
+            "pip's newest tensorrt is 11.x, which it cannot load)",
+        )
+    return provider
+
+
+def _has_gpu() -> bool:
+    return Path("/dev/nvidia0").exists()
+
+
+class Graph:
+    """One graph, loaded. Thread-safe, as ONNX Runtime's sessions are."""
+
+    def __init__(self, path: Path, provider: str, device: str, cache: Path) -> None:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        self._cuda = provider != "cpu"
+        number = int(device.split(":")[1]) if ":" in device else 0
+        chain: list[Any] = [(PROVIDERS["cuda"], {"device_id": number})] if self._cuda else []
+        if provider == "tensorrt":
+            settings: dict[str, Any] = {
+                "device_id": number,
+                # Precision is in the graph; engines and timings are kept beside it.
+                "trt_engine_cache_enable": True,
+                "trt_engine_cache_path": str(cache),
+                "trt_timing_cache_enable": True,
+                "trt_timing_cache_path": str(cache),
+            }
+            chain.insert(0, (PROVIDERS["tensorrt"], settings))
+        try:
+            self._session = ort.InferenceSession(
+                str(path), options, providers=[*chain, PROVIDERS["cpu"]]
+            )
+        except Exception as error:  # its errors have no common base
+            raise CheckpointError(
+                f"{path} cannot be loaded by onnxruntime {ort.__version__}: {error}",
+                fix="export again, or use another provider or precision",
+            ) from error
+        used = self._session.get_providers()
+        if provider != "cpu" and used[0] != PROVIDERS[provider]:
+            raise InvalidOption(
+                f"the {provider} provider did not start here (onnxruntime fell back to {used[0]})",
+                fix="check the CUDA and TensorRT libraries, or use provider='cpu'",
+            )
+        self._output = self._session.get_outputs()[0].name
+
+    def __call__(self, arrays: Arrays) -> npt.NDArray[np.float32]:
+        """The graph's one output."""
+        if not self._cuda:
+            return self._session.run([self._output], arrays)[0]
+        binding = self._session.io_binding()
+        for name, array in arrays.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        binding.bind_output(self._output)
+        self._session.run_with_iobinding(binding)
+        return binding.copy_outputs_to_cpu()[0]

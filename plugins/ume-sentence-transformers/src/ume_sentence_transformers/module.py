@@ -1,0 +1,128 @@
+"""Any UME engine behind a `SentenceTransformer`: gen, both engines' disc, every input shape.
+
+What the native directory (see `save`) cannot: gen with its thinking, engines other than PyTorch,
+lists that mix messages with strings (sentence-transformers 6.2 renders those wrongly), and prompts
+as task instructions in the user turn, where the model was trained to see them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules.input_module import InputModule
+from torch import Tensor
+
+from ume_core import Embedder
+from ume_core import load as load_embedder
+from ume_core.errors import InvalidOption
+from ume_core.signature import Mode
+
+_CONFIG = "ume_config.json"
+
+
+class UmeModule(InputModule):
+    """The one module of such a model.
+
+    Attributes:
+        embedder: the engine. mode: `disc` or `gen`.
+    """
+
+    save_in_root = True
+
+    def __init__(
+        self, embedder: Embedder, mode: Mode = "disc", source: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__()
+        if mode not in ("disc", "gen"):
+            raise InvalidOption(
+                f"mode {mode!r} has no single vector", fix="load the model twice, disc and gen"
+            )
+        if mode not in embedder.modes:
+            raise InvalidOption(
+                f"the {embedder.name} engine has no {mode} mode", fix='use engine="torch"'
+            )
+        self.embedder, self.mode = embedder, mode
+        self._source = source
+        # sentence-transformers asks a model's first parameter for its device.
+        self.register_buffer("_where", torch.zeros(1), persistent=False)
+
+    @property
+    def modalities(self) -> list[Any]:
+        """Everything an item can be."""
+        return ["text", "image", "video", "message", ("image", "text"), ("text", "video")]
+
+    def preprocess(
+        self, inputs: Sequence[Any], prompt: str | None = None, **_: Any
+    ) -> dict[str, Any]:
+        """Keep the inputs; the engine prepares them itself. A prompt becomes the instruction."""
+        return {"ume_items": list(inputs), "ume_instruction": prompt, "modality": "message"}
+
+    def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Add `sentence_embedding` float32 (items, dim) and `ume_record`, one per item."""
+        result = self.embedder.embed(
+            features["ume_items"], mode=self.mode, instruction=features["ume_instruction"]
+        )
+        vectors: Tensor = torch.from_numpy(result.vectors(self.mode))
+        return {
+            "sentence_embedding": vectors.to(self._where.device),
+            "ume_record": list(result.records),
+        }
+
+    def get_embedding_dimension(self) -> int:
+        """Length of a vector."""
+        return self.embedder.dimensions
+
+    get_sentence_embedding_dimension = get_embedding_dimension
+    get_word_embedding_dimension = get_embedding_dimension
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Longest input in tokens, where the engine says so."""
+        checkpoint = getattr(self.embedder, "checkpoint", None)
+        return None if checkpoint is None else checkpoint.context_length
+
+    def save(self, output_path: str, *_: Any, **__: Any) -> None:
+        """Write how it was loaded, not the weights.
+
+        Raises:
+            InvalidOption: it was built around an engine that cannot be named in a file.
+        """
+        if self._source is None:
+            raise InvalidOption("this model cannot be saved", fix="make it with load(name, ...)")
+        config = {**self._source, "mode": self.mode}
+        (Path(output_path) / _CONFIG).write_text(json.dumps(config, indent=2), "utf-8")
+
+    @classmethod
+    def load(cls, model_name_or_path: str, *_: Any, **__: Any) -> UmeModule:
+        """What `save` wrote (sentence-transformers asks for trust_remote_code=True first)."""
+        config = json.loads((Path(model_name_or_path) / _CONFIG).read_text("utf-8"))
+        mode = config.pop("mode")
+        embedder = load_embedder(config["model"], engine=config["engine"])
+        return cls(embedder, mode, config)
+
+
+def load(
+    model: str | Path | Embedder = "ume-r1",
+    *,
+    mode: Mode = "disc",
+    engine: str = "auto",
+    **options: Any,
+) -> SentenceTransformer:
+    """A `SentenceTransformer` around a UME engine.
+
+    Args:
+        model: an alias, checkpoint directory, hub id, exported directory, or a loaded embedder.
+        mode: `disc` or `gen`. engine: as in `ume_core.load`. options: fields of `LoadOptions`.
+    """
+    if isinstance(model, (str, Path)):
+        embedder = load_embedder(model, engine=engine, **options)
+        source = {"model": str(model), "engine": engine} if not options else None
+    else:
+        embedder, source = model, None
+    module = UmeModule(embedder, mode, source)
+    return SentenceTransformer(modules=[module], device="cpu", similarity_fn_name="cosine")

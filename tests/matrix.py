@@ -1,0 +1,53 @@
+"""What the tests have shown to work: framework x mode x modality x engine, for the README."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+BEGIN, END = "<!-- matrix: written by the tests -->", "<!-- end of the matrix -->"
+MODALITIES = ("text", "image", "image+text", "video")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A combination whose vectors equalled the engine's."""
+
+    framework: str
+    mode: str
+    modality: str
+    engine: str
+
+
+COVERED: set[Cell] = set()
+
+
+def covered(cell: Cell) -> None:
+    """Record a combination; call it after the assertion."""
+    COVERED.add(cell)
+
+
+def table(frameworks: list[str], engines: list[tuple[str, str]]) -> str:
+    """Markdown: a row per framework, a column per engine and mode, modalities in the cells."""
+    head = "| | " + " | ".join(f"{engine}, {mode}" for engine, mode in engines) + " |"
+    lines = [head, "|---" * (len(engines) + 1) + "|"]
+    for framework in frameworks:
+        cells: list[str] = []
+        for engine, mode in engines:
+            shown = [m for m in MODALITIES if Cell(framework, mode, m, engine) in COVERED]
+            cells.append(", ".join(shown) or "-")
+        lines.append(f"| {framework} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def in_readme() -> str:
+    """The table as the README has it."""
+    text = README.read_text("utf-8")
+    return text.split(BEGIN)[1].split(END)[0].strip()
+
+
+def write(made: str) -> None:
+    """Put a table into the README."""
+    before, rest = README.read_text("utf-8").split(BEGIN)
+    README.write_text(f"{before}{BEGIN}\n{made}\n{END}{rest.split(END)[1]}", "utf-8")

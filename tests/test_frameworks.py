@@ -1,0 +1,153 @@
+"""The adapters inside their frameworks: real stores, pipelines and evaluations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ume_core import InvalidOption, ModeNotSupported, SignatureMismatch
+
+GALLERY = Path(__file__).resolve().parents[1] / "tools" / "gallery"
+NAMES = ("dog", "bus", "pizza", "sun")
+FILES = [str(GALLERY / f"{name}.png") for name in NAMES]
+
+
+def test_a_langchain_chain_retrieves_over_chroma() -> None:
+    from langchain_chroma import Chroma
+    from langchain_core.runnables import RunnableLambda
+
+    from langchain_ume import UmeEmbeddings
+
+    store = Chroma("words", embedding_function=UmeEmbeddings(model="ume-nano"))
+    store.add_texts(["a dog", "a bus", "pizza", "the sun"])
+    chain = store.as_retriever(search_kwargs={"k": 1}) | RunnableLambda(
+        lambda documents: documents[0].page_content
+    )
+    assert chain.invoke("dog") == "a dog"
+    embeddings = UmeEmbeddings(model="ume-nano")
+    found = store.similarity_search_by_vector(embeddings.embed_images(FILES[:1])[0], k=1)
+    assert found[0].page_content == "a dog"
+
+
+def test_langchain_modes_differ_only_where_the_model_allows() -> None:
+    from langchain_ume import UmeEmbeddings
+
+    with pytest.raises((SignatureMismatch, ValueError), match="mode"):
+        UmeEmbeddings(model="ume-nano", mode="disc", query_mode="gen")
+    with pytest.raises(ValueError, match="extra"):
+        UmeEmbeddings(modle="ume-nano")  # type: ignore[call-arg]
+
+
+def test_a_chroma_collection_is_restored_with_its_function(tmp_path: Path) -> None:
+    import chromadb
+
+    from chroma_ume import UmeEmbeddingFunction
+
+    function: Any = UmeEmbeddingFunction("ume-nano")
+    client = chromadb.PersistentClient(str(tmp_path))
+    collection = client.create_collection("things", embedding_function=function)
+    collection.add(ids=list(NAMES), documents=[f"a {n}" for n in NAMES])
+    chromadb.api.shared_system_client.SharedSystemClient.clear_system_cache()
+    again = chromadb.PersistentClient(str(tmp_path)).get_collection("things")
+    found = again.query(query_texts=["dog"], n_results=1)
+    assert found["ids"] == [["dog"]]
+    with pytest.raises(ValueError, match="cannot change"):
+        function.validate_config_update(function.get_config(), {"model": "x", "mode": "disc"})
+
+
+def test_a_llama_index_retriever_finds_texts_and_pictures() -> None:
+    from llama_index.core import VectorStoreIndex
+    from llama_index.core.schema import TextNode
+
+    from llama_index.embeddings.ume import UmeEmbedding
+
+    embedding = UmeEmbedding(model_name="ume-nano")
+    nodes = [TextNode(text=f"a {name}") for name in NAMES]
+    index = VectorStoreIndex(nodes, embed_model=embedding)
+    assert index.as_retriever(similarity_top_k=1).retrieve("dog")[0].get_content() == "a dog"
+    seen = [TextNode(text=n, embedding=embedding.get_image_embedding(f))
+            for n, f in zip(NAMES, FILES, strict=True)]  # fmt: skip
+    pictures = VectorStoreIndex(seen, embed_model=embedding)
+    assert pictures.as_retriever(similarity_top_k=1).retrieve("a bus")[0].get_content() == "bus"
+
+
+def test_a_haystack_pipeline_is_stored_and_retrieves() -> None:
+    from haystack import Document, Pipeline
+    from haystack.components.retrievers.in_memory import InMemoryEmbeddingRetriever
+    from haystack.document_stores.in_memory import InMemoryDocumentStore
+
+    from haystack_ume import UmeDocumentEmbedder, UmeTextEmbedder
+
+    store = InMemoryDocumentStore(embedding_similarity_function="cosine")
+    documents = [Document(meta={"file_path": f, "name": n})
+                 for n, f in zip(NAMES, FILES, strict=True)]  # fmt: skip
+    store.write_documents(UmeDocumentEmbedder("ume-nano").run(documents)["documents"])
+    pipeline = Pipeline()
+    pipeline.add_component("words", UmeTextEmbedder("ume-nano"))
+    pipeline.add_component("find", InMemoryEmbeddingRetriever(store, top_k=1))
+    pipeline.connect("words.embedding", "find.query_embedding")
+    again = Pipeline.loads(pipeline.dumps())
+    again.get_component("find").document_store.write_documents(store.filter_documents())
+    found = again.run({"words": {"text": "pizza"}})["find"]["documents"]
+    assert found[0].meta["name"] == "pizza"
+
+
+@pytest.mark.parametrize("mode", ["disc", "gen"])
+def test_mteb_evaluates_on_a_local_task(mode: Any) -> None:
+    import mteb as framework
+    from datasets import Dataset
+    from mteb.abstasks.retrieval import AbsTaskRetrieval
+    from mteb.abstasks.task_metadata import TaskMetadata
+
+    from mteb_ume import UmeEncoder
+
+    class Things(AbsTaskRetrieval):
+        metadata = TaskMetadata(
+            name="LocalThings", description="names of things", reference=None,
+            dataset={"path": "local/none", "revision": "0"}, type="Retrieval", category="t2t",
+            eval_splits=["test"], eval_langs=["eng-Latn"], main_score="ndcg_at_10",
+            date=("2026-01-01", "2026-01-02"), domains=["Written"], task_subtypes=[],
+            license="apache-2.0", annotations_creators="derived", dialect=[],
+            sample_creation="created", bibtex_citation="", modalities=["text"],
+        )  # fmt: skip
+
+        def load_data(self, **_: Any) -> None:
+            texts = [f"a {n}" for n in NAMES]
+            self.dataset["default"]["test"] = {
+                "corpus": Dataset.from_dict(
+                    {"id": list(NAMES), "text": texts, "title": [""] * len(NAMES)}
+                ),
+                "queries": Dataset.from_dict(
+                    {"id": [f"q-{n}" for n in NAMES], "text": list(NAMES)}
+                ),
+                "relevant_docs": {f"q-{n}": {n: 1} for n in NAMES},
+                "top_ranked": None,
+            }
+            self.data_loaded = True
+
+    encoder: Any = UmeEncoder("ume-nano", mode=mode)
+    result = framework.evaluate(encoder, Things(), cache=None, show_progress_bar=False)
+    assert result.model_name == f"ume/ume-nano-{mode}"
+    assert result.task_results[0].get_score() > 0.7
+
+
+def test_wrong_names_say_what_is_there() -> None:
+    from chroma_ume import UmeEmbeddingFunction
+    from langchain_ume import UmeEmbeddings
+
+    with pytest.raises(InvalidOption, match="known engines"):
+        UmeEmbeddingFunction("ume-nano", engine="none")
+    with pytest.raises((InvalidOption, ValueError), match="unknown option"):
+        UmeEmbeddings(model="ume-nano", load_options={"devise": "cpu"})
+
+
+def test_disc_only_engines_say_who_has_gen(exported: Path) -> None:
+    from langchain_ume import UmeEmbeddings
+
+    embeddings = UmeEmbeddings(model=str(exported), mode="gen", query_mode="gen")
+    with pytest.raises(ModeNotSupported, match="torch"):
+        embeddings.embed_query("a dog")
+    assert np.isfinite(UmeEmbeddings(model=str(exported)).embed_query("a dog")).all()

@@ -1,0 +1,242 @@
+"""The exported encoder on ONNX Runtime: the contract, parity, and what the gate must catch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ume_core
+import ume_nano
+from ume_core import CheckpointError, Image, InvalidOption, LoadOptions, ModeNotSupported, Video
+from ume_core.qwen import graphs
+from ume_core.testing import EmbedderContract
+from ume_core.testing.contract import mixed_items, picture
+from ume_onnxruntime import OnnxEmbedder
+from ume_onnxruntime import engine as engine_module
+from ume_onnxruntime.export_command import find_python
+from ume_r1.cli import main
+from ume_torch import TorchEmbedder
+
+Make = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def exported_25(checkpoint: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Qwen2.5-VL checkpoint, whose vision tower has windows, exported."""
+    directory = tmp_path_factory.mktemp("export25") / "out"
+    assert main(["export", str(checkpoint("qwen2_5_vl")), str(directory)]) == 0
+    return directory
+
+
+class TestOnnxNano(EmbedderContract):
+    @pytest.fixture(scope="class")
+    def embedder(self, exported: Path) -> OnnxEmbedder:
+        return OnnxEmbedder(exported)
+
+
+class TestOnnxQwen25(EmbedderContract):
+    @pytest.fixture(scope="class")
+    def embedder(self, exported_25: Path) -> OnnxEmbedder:
+        return OnnxEmbedder(exported_25)
+
+
+def many() -> list[Any]:
+    sizes = [(84, 84), (112, 56), (56, 140), (84, 84)]
+    return [
+        *mixed_items(), "a longer text than the others, of several words " * 3,
+        *[Image(picture(s, *size)) for s, size in enumerate(sizes)],
+        {"images": [picture(7), picture(8, 56, 84), picture(7)], "text": "which?"},
+        Video([picture(s, 112, 84) for s in range(6)]),
+    ]  # fmt: skip
+
+
+def test_vectors_equal_ume_torchs_and_share_its_signature(
+    exported: Path, exported_25: Path, checkpoint: Make
+) -> None:
+    for directory, source in ((exported, ume_nano.path()), (exported_25, checkpoint("qwen2_5_vl"))):
+        ours, theirs = OnnxEmbedder(directory), TorchEmbedder(source)
+        found, expected = ours.embed(many()), theirs.embed(many())
+        assert np.abs(found.vectors("disc") - expected.vectors("disc")).max() <= 1e-5
+        found.signature.check(expected.signature)
+        assert [r.prompt_tokens for r in found.records] == [
+            r.prompt_tokens for r in expected.records
+        ]
+
+
+def _rolled(layout: Any, media: Any) -> Any:
+    arrays = graphs.VisionLayout.arrays(layout, media)
+    return arrays | {"cos": np.roll(arrays["cos"], 1, 0), "sin": np.roll(arrays["sin"], 1, 0)}
+
+
+def _no_windows(layout: Any, media: Any) -> Any:
+    arrays = graphs.VisionLayout.arrays(layout, media)
+    return arrays | {"window_bias": np.zeros_like(arrays["window_bias"])}
+
+
+def _flat_positions(*args: Any, **named: Any) -> Any:
+    arrays = graphs.text_arrays(*args, **named)
+    positions = np.broadcast_to(
+        np.arange(arrays["input_ids"].shape[1]), arrays["position_ids"].shape
+    )
+    return arrays | {"position_ids": np.ascontiguousarray(positions)}
+
+
+def _one_before(*args: Any, **named: Any) -> Any:
+    arrays = graphs.text_arrays(*args, **named)
+    return arrays | {"embed_index": arrays["embed_index"] - 1}
+
+
+@pytest.mark.parametrize(
+    "wrong", [_rolled, _no_windows, _flat_positions, _one_before], ids=lambda f: f.__name__
+)
+def test_the_gate_catches_wrong_inputs_that_cosines_forgive(
+    wrong: Callable[..., Any], exported_25: Path, checkpoint: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = [Image(picture(s, 140, 112)) for s in range(3)]
+    expected = TorchEmbedder(checkpoint("qwen2_5_vl")).embed(items).vectors("disc")
+    engine = OnnxEmbedder(exported_25)
+    if wrong in (_rolled, _no_windows):
+        layout = engine._layout
+        fake = type("Layout", (), {
+            "arrays": lambda _, media: wrong(layout, media),
+            "states": lambda _, media, output: layout.states(media, output),
+        })()  # fmt: skip
+        monkeypatch.setattr(engine, "_layout", fake)
+    else:
+        monkeypatch.setattr(engine_module, "text_arrays", wrong)
+    found = engine.embed(items).vectors("disc")
+    difference = float(np.abs(found - expected).max())
+    assert difference > 1e-5, "the export's gate would let this pass"
+    if wrong is _rolled:  # why the gate is not a cosine
+        assert float((found * expected).sum(1).min()) > 0.99
+
+
+def test_serving_imports_neither_torch_nor_transformers(exported: Path) -> None:
+    code = (
+        "import sys, ume_core\n"
+        f"model = ume_core.load({str(exported)!r})\n"
+        "assert model.name == 'onnxruntime'\n"
+        "model.embed(['a dog', ume_core.Image('tools/gallery/dog.png'),"
+        " ume_core.Video('tools/gallery/dog-moving-left.mp4')])\n"
+        "print(sorted({'torch', 'transformers', 'torchvision', 'optimum'} & set(sys.modules)))\n"
+    )
+    root = Path(__file__).resolve().parents[1]
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
+    )
+    assert run.stdout.strip() == "[]"
+
+
+def test_32_callers_do_not_mix_results_or_grow_memory(exported: Path) -> None:
+    engine = OnnxEmbedder(exported, LoadOptions(media_cache_bytes=1 << 20))
+    items = many()
+    expected = engine.embed(items).vectors("disc")
+    worst: list[float] = []
+
+    def work(caller: int) -> None:
+        for turn in range(3):
+            row = (caller + turn) % len(items)
+            found = engine.embed([items[row]]).vectors("disc")[0]
+            worst.append(float(np.abs(found - expected[row]).max()))
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(worst) == 96 and max(worst) < 1e-5
+    assert engine._states.nbytes <= 1 << 20
+
+
+def test_out_of_memory_halves_the_batch(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = OnnxEmbedder(exported)
+    expected = engine.embed(many()).vectors("disc")
+    graph = engine._text
+
+    def scarce(arrays: Any) -> Any:
+        if len(arrays["input_ids"]) > 1:
+            raise RuntimeError("[ONNXRuntimeError] : 6 : Failed to allocate memory for buffer")
+        return graph(arrays)
+
+    monkeypatch.setattr(engine, "_text", scarce)
+    assert np.abs(engine.embed(many()).vectors("disc") - expected).max() < 1e-5
+
+
+def test_gen_is_refused_with_the_engine_that_has_it(exported: Path) -> None:
+    with pytest.raises(ModeNotSupported, match="torch"):
+        OnnxEmbedder(exported).embed(["a"], mode="gen")
+
+
+def test_what_is_no_export_says_how_to_make_one(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="ume export"):
+        ume_core.load("ume-nano", engine="onnxruntime")
+    with pytest.raises(CheckpointError, match="ume export"):
+        OnnxEmbedder("zhibinlan/UME-R1-2B")
+    for number, change in enumerate(({"parity": {"passed": False}}, {"format": 99}, {"x": 1})):
+        copy = tmp_path / str(number)
+        shutil.copytree(exported, copy)
+        manifest = json.loads((copy / graphs.MANIFEST).read_text()) | change
+        (copy / graphs.MANIFEST).write_text(json.dumps(manifest))
+        with pytest.raises(CheckpointError, match="export again"):
+            OnnxEmbedder(copy)
+    (tmp_path / "0" / "onnx" / "text_encoder.onnx").write_bytes(b"no graph")
+    shutil.copy(exported / graphs.MANIFEST, tmp_path / "0")
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        OnnxEmbedder(tmp_path / "0")
+    for options in ({"dtype": "bfloat16"}, {"provider": "x"}, {"provider": "tensorrt"},
+                    {"invariant": True}):  # fmt: skip
+        with pytest.raises(InvalidOption, match="Fix"):
+            ume_core.load(exported, **options)
+
+
+def test_the_manifest_describes_the_artifact(exported: Path) -> None:
+    manifest = json.loads((exported / graphs.MANIFEST).read_text())
+    assert manifest["opset"] == 20 and manifest["precision"] == "float32"
+    assert manifest["parity"]["max_difference"] <= 1e-5 == manifest["parity"]["bound"]
+    assert len(manifest["parity"]["cases"]) == 6
+    assert list(manifest["inputs"]["text_encoder"]) == list(graphs.TEXT_INPUTS)
+    assert manifest["inputs"]["vision_encoder"]["pixel_values"] == [
+        "FLOAT", ["images", "patches", 1176]
+    ]  # fmt: skip
+    assert manifest["model"] == "ume-nano"
+
+
+def test_an_export_leaves_nothing_half_made(tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "file").touch()
+    assert main(["export", "ume-nano", str(taken)]) == 2
+    python = str(find_python())
+    target = tmp_path / "killed"
+    process = subprocess.Popen(
+        [python, "-m", "ume_export", str(ume_nano.path()), str(target)],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "tracing" in line:
+            process.send_signal(2)
+            break
+    process.stderr.read()
+    assert process.wait() == 130
+    assert [p.name for p in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.parametrize("precision", ["int8", "float16"])
+def test_lower_precisions_are_measured_and_gated(precision: str, tmp_path: Path) -> None:
+    directory = tmp_path / precision
+    assert main(["export", "ume-nano", str(directory), "--precision", precision]) == 0
+    parity = json.loads((directory / graphs.MANIFEST).read_text())["parity"]
+    assert 1e-6 < parity["max_difference"] <= parity["bound"] and parity["cosine"] > 0.9
+    engine = ume_core.load(directory)
+    assert engine.signature("disc").dtype == precision
+    assert engine.embed(["a dog"]).vectors("disc").shape == (1, 192)
