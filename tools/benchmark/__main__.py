@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 
-from tools.benchmark import extras, report
+from tools.benchmark import exported, extras, report
 from tools.benchmark.flops import matmul_rate, read_rate
 from tools.benchmark.race import Field, race
 
 ROOT = Path(__file__).resolve().parents[2]
+CACHE = ROOT / ".cache" / "bench"
 REPORTS = Path(__file__).resolve().parent / "reports"
 CASES = ("texts", "images", "mixed", "video", "gen", "sampling")
 
@@ -28,7 +29,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", default="2b", choices=("nano", "small", "2b"))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--cases", default=",".join((*CASES, "extras")))
+    parser.add_argument("--cases", default=",".join((*CASES, "extras")), help="also: onnx")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=None)
     args = parser.parse_args()
@@ -47,7 +48,7 @@ def _run(args: argparse.Namespace) -> int:
     wanted = args.cases.split(",")
     dtype = args.dtype or ("bfloat16" if args.size == "2b" else "float32")
     began = time.time()
-    field = Field.load(ROOT / ".cache" / "bench", args.size, dtype, args.device)
+    field = Field.load(CACHE, args.size, dtype, args.device)
     found: dict[str, Any] = {
         "size": args.size, "dtype": dtype, "device": args.device, "rounds": args.rounds,
         "command": "tools/bench " + " ".join(sys.argv[1:]), "date": time.strftime("%Y-%m-%d"),
@@ -57,14 +58,17 @@ def _run(args: argparse.Namespace) -> int:
     }  # fmt: skip
     cases = [c for c in CASES if c in wanted and (c, args.size) != ("video", "nano")]
     found["cases"] = race(field, cases, args.rounds)
-    if "extras" in wanted:
-        found["extras"] = extras.measure(field)
+    found["extras"] = extras.measure(field) if "extras" in wanted else {}
+    if "onnx" in wanted:
+        found["extras"] |= exported.measure(field.directory, CACHE, args.size)
     found["seconds"] = round(time.time() - began)
     REPORTS.mkdir(exist_ok=True)
-    stem = REPORTS / f"{args.size}-{torch.device(args.device).type}"
+    onnx = "-onnx" if wanted == ["onnx"] else ""
+    stem = REPORTS / f"{args.size}-{torch.device(args.device).type}{onnx}"
     stem.with_suffix(".json").write_text(json.dumps(found, indent=1), "utf-8")
     stem.with_suffix(".md").write_text(report.markdown(found), "utf-8")
-    report.plot(found, stem.with_suffix(".png"))
+    if cases:
+        report.plot(found, stem.with_suffix(".png"))
     print(report.markdown(found))
     return 0
 

@@ -35,6 +35,7 @@ class Field:
     """The contestants, loaded."""
 
     size: str
+    directory: Path
     device: str
     dtype: torch.dtype
     ours: TorchEmbedder
@@ -58,7 +59,7 @@ class Field:
         # `plain`: the README's recipe has no blank picture.
         options = LoadOptions(text_only="plain", dtype=dtype, device=device)
         return cls(
-            size, device, torch_dtype, TorchEmbedder(directory, options),
+            size, directory, device, torch_dtype, TorchEmbedder(directory, options),
             Upstream(directory, torch_dtype, device), Native(native, torch_dtype, device),
             Mteb(directory, device) if dtype == "bfloat16" else None,
         )  # fmt: skip
