@@ -12,6 +12,7 @@ import zlib
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -348,6 +349,24 @@ def teacher_vectors(sheet: SpriteSheet, cache: Path) -> npt.NDArray[np.float32]:
     path = cache / "teacher.npy"
     if path.is_file():
         return np.load(path)
+    model = text_teacher()
+    known = [i for i, c in enumerate(sheet.concepts) if not c.unseen]
+    texts = [", ".join([sheet.concepts[i].label, *sheet.concepts[i].keywords[:6]]) for i in known]
+    vectors = np.asarray(model.encode(texts, batch_size=256, normalize_embeddings=True))
+    centred = vectors - vectors.mean(axis=0)
+    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    out = np.full((len(sheet.concepts), 192), np.nan, dtype=np.float32)
+    out[known] = centred @ axes[:192].T
+    np.save(path, out)
+    return out
+
+
+def text_teacher() -> Any:
+    """all-MiniLM-L6-v2 as a `SentenceTransformer`.
+
+    Raises:
+        SystemExit: its package is not installed.
+    """
     from sentence_transformers import SentenceTransformer
 
     try:
@@ -358,13 +377,4 @@ def teacher_vectors(sheet: SpriteSheet, cache: Path) -> npt.NDArray[np.float32]:
             "or train with --no-teacher"
         ) from None
     folder = next(Path(str(package.__file__)).parent.rglob("modules.json")).parent
-    model = SentenceTransformer(str(folder), device="cpu")
-    known = [i for i, c in enumerate(sheet.concepts) if not c.unseen]
-    texts = [", ".join([sheet.concepts[i].label, *sheet.concepts[i].keywords[:6]]) for i in known]
-    vectors = np.asarray(model.encode(texts, batch_size=256, normalize_embeddings=True))
-    centred = vectors - vectors.mean(axis=0)
-    _, _, axes = np.linalg.svd(centred, full_matrices=False)
-    out = np.full((len(sheet.concepts), 192), np.nan, dtype=np.float32)
-    out[known] = centred @ axes[:192].T
-    np.save(path, out)
-    return out
+    return SentenceTransformer(str(folder), device="cpu")
