@@ -89,8 +89,7 @@ def test_a_haystack_pipeline_is_stored_and_retrieves() -> None:
     pipeline.add_component("words", UmeTextEmbedder("ume-nano"))
     pipeline.add_component("find", InMemoryEmbeddingRetriever(store, top_k=1))
     pipeline.connect("words.embedding", "find.query_embedding")
-    again = Pipeline.loads(pipeline.dumps())
-    again.get_component("find").document_store.write_documents(store.filter_documents())
+    again = Pipeline.loads(pipeline.dumps(), allowed_modules=["haystack_ume.embedders"])
     found = again.run({"words": {"text": "pizza"}})["find"]["documents"]
     assert found[0].meta["name"] == "pizza"
 
@@ -116,7 +115,7 @@ def test_mteb_evaluates_on_a_local_task(mode: Any) -> None:
 
         def load_data(self, **_: Any) -> None:
             texts = [f"a {n}" for n in NAMES]
-            self.dataset["default"]["test"] = {
+            split: Any = {
                 "corpus": Dataset.from_dict(
                     {"id": list(NAMES), "text": texts, "title": [""] * len(NAMES)}
                 ),
@@ -126,6 +125,7 @@ def test_mteb_evaluates_on_a_local_task(mode: Any) -> None:
                 "relevant_docs": {f"q-{n}": {n: 1} for n in NAMES},
                 "top_ranked": None,
             }
+            self.dataset = {"default": {"test": split}}
             self.data_loaded = True
 
     encoder: Any = UmeEncoder("ume-nano", mode=mode)

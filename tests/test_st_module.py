@@ -30,8 +30,8 @@ def test_mixed_lists_equal_the_engine(checkpoint: Callable[[str], Path], mode: A
     model: Any = load(engine, mode=mode)
     expected = engine.embed(mixed(), mode=mode)
     assert np.abs(model.encode(mixed(), batch_size=2) - expected.vectors(mode)).max() < 1e-5
-    records = model.encode(mixed(), output_value=None)
-    assert [r["ume_record"].samples for r in records] == [r.samples for r in expected.records]
+    records = model.encode(mixed(), output_value="ume_record")
+    assert [r.samples for r in records] == [r.samples for r in expected.records]
     prompted = model.encode(["a text"], prompt="Find:")
     instructed = engine.embed(["a text"], mode=mode, instruction="Find:")
     assert np.abs(prompted - instructed.vectors(mode)).max() < 1e-5

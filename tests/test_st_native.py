@@ -12,7 +12,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-import ume_sentence_transformers.save as save_module
+import ume_sentence_transformers.native as native
 from ume_core import Image, InvalidOption, LoadOptions, Video
 from ume_core.testing.contract import picture
 from ume_r1.cli import main
@@ -128,7 +128,7 @@ def test_a_directory_is_written_whole_or_not_at_all(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(save_module, "_write_settings", interrupted)
+        patch.setattr(native, "_write_settings", interrupted)
         save(checkpoint("qwen2_vl"), tmp_path / "new", {})
     assert [p.name for p in tmp_path.iterdir()] == ["taken"]
 

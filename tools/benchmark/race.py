@@ -22,7 +22,7 @@ from tools.benchmark.flops import disc_flops, synchronize, weight_bytes
 from ume_core.embedder import Sampling
 from ume_core.loading import LoadOptions
 from ume_core.results import Vectors
-from ume_sentence_transformers.save import save
+from ume_sentence_transformers.native import save
 from ume_torch.checkpoint import DTYPES
 from ume_torch.engine import TorchEmbedder
 from ume_torch.generate import Row

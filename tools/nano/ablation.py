@@ -5,7 +5,8 @@ knows these words; a linear map, fitted on seen concepts only (MiniLM vector of 
 vector of the Twemoji picture, ridge regression), carries them into ume-nano's space. What recall
 reaches then, the pictures allow; what is missing below it, the text side does not know.
 
-Thinking: the same gen recall with the answer left out or cut, so that no wrong name can stand in it.
+Thinking: the same gen recall with the thinking or the whole answer left out, so that fewer or no
+wrong names can stand in it.
 """
 
 from __future__ import annotations

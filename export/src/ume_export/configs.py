@@ -1,8 +1,8 @@
-"""Optimum's view of the export: a task, and an `OnnxConfig` per graph.
+"""Optimum's view of the export: a task and an `OnnxConfig` per graph.
 
-Written to be offered upstream: the task is registered with the TasksManager for `qwen2_vl` and
-`qwen2_5_vl`, and `main_export(..., task=TASK, custom_onnx_configs=onnx_configs(config),
-fn_get_submodels=submodels)` produces the two files.
+Written to be offered upstream: importing this module registers both tasks with the TasksManager for
+`qwen2_vl` and `qwen2_5_vl`, and Optimum's own `main_export(model, output, task=TASKS[graph])` then
+produces that graph. A patcher puts the graph's forward in place of the model's while it is traced.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from optimum.exporters.onnx.base import OnnxConfig
+from optimum.exporters.onnx.model_patcher import ModelPatcher
 from optimum.exporters.tasks import TasksManager
 from optimum.utils import NormalizedConfig
 
@@ -21,12 +22,41 @@ from ume_core.qwen.positions import mrope_positions
 from ume_core.qwen.render import Rendered
 from ume_export.modules import TextEncoder, VisionEncoder
 
-TASK = "discriminative-embedding"
+TASKS = {
+    VISION: "discriminative-embedding-vision",
+    TEXT: "discriminative-embedding-text",
+}
 # Opset 20 is the newest that Optimum's exporter writes and that TensorRT's table covers; 23 has
 # Attention and RMSNormalization, of which parsers know the first only lately.
 OPSET = 20
-TasksManager._TRANSFORMERS_TASKS_TO_MODEL_LOADERS.setdefault(TASK, "AutoModelForImageTextToText")
+for _task in TASKS.values():
+    TasksManager._TRANSFORMERS_TASKS_TO_MODEL_LOADERS.setdefault(
+        _task, "AutoModelForImageTextToText"
+    )
 _register = TasksManager.create_register("onnx", overwrite_existing=True)
+
+
+class _GraphPatcher(ModelPatcher):
+    """While it lasts, calling the model calls one graph's module over the same weights."""
+
+    graph: type[torch.nn.Module]
+
+    def __init__(self, config: Any, model: Any, model_kwargs: Any = None) -> None:  # noqa: ARG002
+        model.forward = self.graph(model).forward
+        # What Optimum adds for the model's own forward (`logits_to_keep`) is not ours.
+        super().__init__(config, model, {})
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        del self._model.forward  # the class's own again
+
+
+class _VisionPatcher(_GraphPatcher):
+    graph = VisionEncoder
+
+
+class _TextPatcher(_GraphPatcher):
+    graph = TextEncoder
 
 
 class _DiscConfig(OnnxConfig):
@@ -35,7 +65,6 @@ class _DiscConfig(OnnxConfig):
     NORMALIZED_CONFIG_CLASS = NormalizedConfig
     DEFAULT_ONNX_OPSET = OPSET
     ATOL_FOR_VALIDATION = 1e-5
-    _TASK_TO_COMMON_OUTPUTS = {**OnnxConfig._TASK_TO_COMMON_OUTPUTS, TASK: {}}  # noqa: RUF012
 
     @property
     def layout(self) -> VisionLayout:
@@ -45,8 +74,12 @@ class _DiscConfig(OnnxConfig):
         return VisionLayout.of(config)
 
 
+@_register("qwen2_vl", TASKS[VISION])
+@_register("qwen2_5_vl", TASKS[VISION])
 class QwenVisionOnnxConfig(_DiscConfig):
     """The vision tower on images of one size."""
+
+    _MODEL_PATCHER = _VisionPatcher
 
     @property
     def inputs(self) -> dict[str, dict[int, str]]:
@@ -70,10 +103,12 @@ class QwenVisionOnnxConfig(_DiscConfig):
         return _tensors(self.layout.arrays(media), framework)
 
 
-@_register("qwen2_vl", TASK)
-@_register("qwen2_5_vl", TASK)
+@_register("qwen2_vl", TASKS[TEXT])
+@_register("qwen2_5_vl", TASKS[TEXT])
 class QwenTextOnnxConfig(_DiscConfig):
     """The language model up to `<disc_emb>`."""
+
+    _MODEL_PATCHER = _TextPatcher
 
     @property
     def inputs(self) -> dict[str, dict[int, str]]:
@@ -102,17 +137,10 @@ class QwenTextOnnxConfig(_DiscConfig):
         return _tensors(text_arrays(prompts, states, pad=0, hidden=hidden), framework)
 
 
-def submodels(model: Any) -> dict[str, Any]:
-    """The two graphs of a loaded model, by file name."""
-    return {VISION: VisionEncoder(model), TEXT: TextEncoder(model)}
-
-
-def onnx_configs(config: Any) -> dict[str, OnnxConfig]:
-    """Their `OnnxConfig`s for a transformers config."""
-    return {
-        VISION: QwenVisionOnnxConfig(config, task=TASK),
-        TEXT: QwenTextOnnxConfig(config, task=TASK),
-    }
+def onnx_config(graph: str, config: Any) -> OnnxConfig:
+    """A graph's `OnnxConfig` for a transformers config."""
+    kind = {VISION: QwenVisionOnnxConfig, TEXT: QwenTextOnnxConfig}[graph]
+    return kind(config, task=TASKS[graph])
 
 
 def _noise(h: int, w: int, seed: int) -> VisualInput:

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from optimum.exporters.onnx import onnx_export_from_model
+from optimum.exporters.onnx import export as optimum_export
 
 from ume_core.errors import CheckpointError, InvalidOption
 from ume_core.qwen.checkpoint import Checkpoint, find_checkpoint, weights_digest
 from ume_core.qwen.graphs import TEXT, VISION
-from ume_export.configs import OPSET, TASK, onnx_configs, submodels
+from ume_export.configs import OPSET, onnx_config
 from ume_export.operators import check_operators
 from ume_export.parity import BOUNDS, check_parity
 from ume_onnxruntime.manifest import Manifest
@@ -86,24 +86,11 @@ def _export_into(
     say("tracing the vision and text graphs")
     folder = part / "onnx"
     logging.getLogger("optimum").setLevel(logging.ERROR)
-    onnx_export_from_model(
-        loaded,
-        folder,
-        opset=opset,
-        task=TASK,
-        custom_onnx_configs=onnx_configs(loaded.config),
-        fn_get_submodels=submodels,
-        do_validation=False,  # ours follows, against ume-torch and over many shapes
-        no_post_process=True,
-        device="cpu",
-    )
-    del loaded
+    folder.mkdir()
     graphs = {graph: folder / f"{graph}.onnx" for graph in (VISION, TEXT)}
-    for (
-        file
-    ) in folder.iterdir():  # Optimum also writes configs; ours lie one level up, as published
-        if file.suffix in (".json", ".txt", ".jinja"):
-            file.unlink()
+    for graph, path in graphs.items():
+        optimum_export(loaded, onnx_config(graph, loaded.config), path, opset=opset)
+    del loaded
     for graph, path in graphs.items():
         check_operators(path, graph)
         if precision == "int8":

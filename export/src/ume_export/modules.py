@@ -19,7 +19,6 @@ class VisionEncoder(nn.Module):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.config = model.config
         self.tower = model.model.visual
         self.windowed = model.config.model_type == "qwen2_5_vl"
         self.full = set(getattr(self.tower.config, "fullatt_block_indexes", ()))
@@ -54,7 +53,6 @@ class TextEncoder(nn.Module):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.config = model.config
         text = model.model.language_model
         self.text = text
         rope = text.config.rope_scaling

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ume_sentence_transformers.module import load
-    from ume_sentence_transformers.save import save
+    from ume_sentence_transformers.native import save
 
 __all__ = ["load", "save"]
 
@@ -18,7 +18,7 @@ def __getattr__(name: str) -> Any:
 
         return load
     if name == "save":
-        from ume_sentence_transformers.save import save
+        from ume_sentence_transformers.native import save
 
         return save
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

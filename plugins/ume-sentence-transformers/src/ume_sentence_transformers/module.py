@@ -1,6 +1,6 @@
 """Any UME engine behind a `SentenceTransformer`: gen, both engines' disc, every input shape.
 
-What the native directory (see `save`) cannot: gen with its thinking, engines other than PyTorch,
+What the native directory (see `native`) cannot: gen with its thinking, engines other than PyTorch,
 lists that mix messages with strings (sentence-transformers 6.2 renders those wrongly), and prompts
 as task instructions in the user turn, where the model was trained to see them.
 """
@@ -63,7 +63,10 @@ class UmeModule(InputModule):
         return {"ume_items": list(inputs), "ume_instruction": prompt, "modality": "message"}
 
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
-        """Add `sentence_embedding` float32 (items, dim) and `ume_record`, one per item."""
+        """Add `sentence_embedding` float32 (items, dim) and `ume_record`, one per item.
+
+        The records, with the thinking, are what `encode(..., output_value="ume_record")` returns.
+        """
         result = self.embedder.embed(
             features["ume_items"], mode=self.mode, instruction=features["ume_instruction"]
         )

@@ -46,6 +46,15 @@ def model_arguments(
     )
     group.add_argument("--media-order", default=None, choices=("media-first", "given"))
     group.add_argument(
+        "--provider", default=None, choices=("auto", "cpu", "cuda", "tensorrt"),
+        help="ONNX Runtime's execution provider",
+    )  # fmt: skip
+    group.add_argument(
+        "--thinking", default=None, choices=("full", "short", "none", "skip"),
+        help="how gen answers (all but full change the vectors)",
+    )  # fmt: skip
+    group.add_argument("--gen-cache", type=Path, default=None, help="file that keeps gen answers")
+    group.add_argument(
         "--max-new-tokens", type=int, default=None, help="budget of gen (default: 1024)"
     )
 
@@ -63,6 +72,9 @@ def load_from(args: argparse.Namespace, **changes: Any) -> Embedder:
         "prompt": args.prompt,
         "text_only": args.text_only,
         "media_order": args.media_order,
+        "provider": args.provider,
+        "thinking": args.thinking,
+        "gen_cache": args.gen_cache,
     }
     options = replace(LoadOptions(), **{k: v for k, v in asked.items() if v is not None})
     return load(args.model, engine=args.engine, options=options, **changes)
