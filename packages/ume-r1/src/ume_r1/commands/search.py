@@ -56,7 +56,8 @@ def index(args: argparse.Namespace) -> int:
     # Only the folder's own files: a picture list inside a file cannot lead the reader elsewhere.
     model = load_from(args, policy=Policy(roots=(folder,), urls=False))
     signature = model.signature(args.mode)
-    options = {field: str(getattr(signature, field)) for field in OPTIONS}
+    # "short-64" is the option "short", whose number of tokens no command changes.
+    options = {field: str(getattr(signature, field)).partition("-64")[0] for field in OPTIONS}
     name = str(Path(args.model).resolve()) if Path(args.model).is_dir() else args.model
     if signature.model == args.model:  # an alias or hub id, also where a directory has its name
         name = args.model

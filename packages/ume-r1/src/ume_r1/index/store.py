@@ -25,9 +25,9 @@ from ume_core.signature import Mode, Signature, check_mode
 
 _META = "ume-index.json"
 _TABLE = "items"
-_VERSION = 1
+_VERSION = 2
 # Load options that decide vectors and are stored with them.
-OPTIONS = ("prompt", "text_only", "media_order", "dtype")
+OPTIONS = ("prompt", "text_only", "media_order", "dtype", "thinking")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Description:
 
     Attributes:
         folder: the indexed folder. model: as it was asked for. mode: of the stored vectors.
-        options: load options that decide vectors (prompt, text_only, media_order, dtype).
+        options: load options that decide vectors (see `OPTIONS`).
     """
 
     folder: str
