@@ -77,7 +77,7 @@ def _table(rows: Any) -> list[str]:
         "|---" * len(names) + "|",
     ]
     for row in rows:
-        cells = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()]
+        cells = [f"{v:.5g}" if isinstance(v, float) else str(v) for v in row.values()]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
