@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,10 @@ def test_a_langchain_chain_retrieves_over_chroma() -> None:
 
     from langchain_ume import UmeEmbeddings
 
-    store = Chroma("words", embedding_function=UmeEmbeddings(model="ume-nano"))
+    store: Any = Chroma("words", embedding_function=UmeEmbeddings(model="ume-nano"))
     store.add_texts(["a dog", "a bus", "pizza", "the sun"])
-    chain = store.as_retriever(search_kwargs={"k": 1}) | RunnableLambda(
-        lambda documents: documents[0].page_content
-    )
+    first: Any = RunnableLambda(lambda found: found[0].page_content)  # pyright: ignore
+    chain = store.as_retriever(search_kwargs={"k": 1}) | first
     assert chain.invoke("dog") == "a dog"
     embeddings = UmeEmbeddings(model="ume-nano")
     found = store.similarity_search_by_vector(embeddings.embed_images(FILES[:1])[0], k=1)
@@ -42,8 +42,7 @@ def test_langchain_modes_differ_only_where_the_model_allows() -> None:
 
 
 def test_a_chroma_collection_is_restored_with_its_function(tmp_path: Path) -> None:
-    import chromadb
-
+    chromadb: Any = importlib.import_module("chromadb")
     from chroma_ume import UmeEmbeddingFunction
 
     function: Any = UmeEmbeddingFunction("ume-nano")
@@ -113,7 +112,9 @@ def test_mteb_evaluates_on_a_local_task(mode: Any) -> None:
             sample_creation="created", bibtex_citation="", modalities=["text"],
         )  # fmt: skip
 
-        def load_data(self, **_: Any) -> None:
+        def load_data(  # pyright: ignore[reportIncompatibleMethodOverride]
+            self, **_: Any
+        ) -> None:
             texts = [f"a {n}" for n in NAMES]
             split: Any = {
                 "corpus": Dataset.from_dict(

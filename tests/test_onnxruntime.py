@@ -192,10 +192,11 @@ def test_what_is_no_export_says_how_to_make_one(exported: Path, tmp_path: Path) 
     shutil.copy(exported / graphs.MANIFEST, tmp_path / "0")
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         OnnxEmbedder(tmp_path / "0")
-    for options in ({"dtype": "bfloat16"}, {"provider": "x"}, {"provider": "tensorrt"},
+    wrong: Any
+    for wrong in ({"dtype": "bfloat16"}, {"provider": "x"}, {"provider": "tensorrt"},
                     {"invariant": True}):  # fmt: skip
         with pytest.raises(InvalidOption, match="Fix"):
-            ume_core.load(exported, **options)
+            ume_core.load(exported, **wrong)
 
 
 def test_the_manifest_describes_the_artifact(exported: Path) -> None:

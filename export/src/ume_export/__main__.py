@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -21,12 +22,16 @@ def main() -> int:
     parser.add_argument("--precision", default="float32", choices=sorted(BOUNDS))
     parser.add_argument("--opset", type=int, default=OPSET)
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, _interrupted)
     try:
         manifest = export(
             args.model, args.directory, name=args.name, precision=args.precision, opset=args.opset
         )
     except UmeError as error:
         print(f"ume export: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"ume export: {error}. Fix: check the disk and the directory", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("ume export: interrupted, nothing was written", file=sys.stderr)
@@ -38,6 +43,10 @@ def main() -> int:
         f"{parity['cosine']:.6f}"
     )
     return 0
+
+
+def _interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

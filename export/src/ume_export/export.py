@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import shutil
@@ -18,19 +17,20 @@ import onnx
 from optimum.exporters.onnx import export as optimum_export
 
 from ume_core.errors import CheckpointError, InvalidOption
-from ume_core.qwen.checkpoint import Checkpoint, find_checkpoint, weights_digest
+from ume_core.qwen.checkpoint import (
+    Checkpoint,
+    files_digest,
+    find_checkpoint,
+    new_directory,
+    open_up,
+    weights_digest,
+)
 from ume_core.qwen.graphs import TEXT, VISION
 from ume_export.configs import OPSET, onnx_config
 from ume_export.operators import check_operators
 from ume_export.parity import BOUNDS, check_parity
 from ume_onnxruntime.manifest import Manifest
 from ume_torch.checkpoint import load_model
-
-_SIDE_FILES = (
-    "config.json", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json",
-    "processor_config.json", "chat_template.json", "chat_template.jinja", "vocab.json",
-    "merges.txt", "generation_config.json",
-)  # fmt: skip
 
 
 def export(
@@ -57,8 +57,7 @@ def export(
         raise InvalidOption(
             f"unknown precision {precision!r}", fix=f"use one of: {', '.join(BOUNDS)}"
         )
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise InvalidOption(f"{directory} is not empty", fix="name a new directory")
+    directory = new_directory(directory)
     checkpoint = find_checkpoint(model, name=name)
     size = sum(f.stat().st_size for f in checkpoint.directory.glob("*.safetensors"))
     say(f"{checkpoint.name}: {size / 1e9:.2f} GB of weights; expect a peak of about "
@@ -69,7 +68,7 @@ def export(
         manifest = _export_into(part, checkpoint, precision, opset, say)
         if directory.exists():
             directory.rmdir()
-        part.chmod(0o755)
+        open_up(part)
         part.rename(directory)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
@@ -96,9 +95,8 @@ def _export_into(
         if precision == "int8":
             say(f"quantising {graph}")
             _quantise(path)
-    for side in _SIDE_FILES:
-        if (checkpoint.directory / side).is_file():
-            shutil.copyfile(checkpoint.directory / side, part / side)
+    for side in checkpoint.side_files():
+        shutil.copyfile(side, part / side.name)
     say(f"exported in {time.monotonic() - began:.0f} s; checking parity against ume-torch")
     manifest = Manifest(
         model=checkpoint.name,
@@ -106,8 +104,8 @@ def _export_into(
         precision=precision,
         opset=opset,
         inputs={graph: _inputs(path) for graph, path in graphs.items()},
-        files={f.name: _sha256(f) for f in sorted(folder.iterdir())},
-        parity={"passed": True, "provisional": True},
+        graphs=files_digest(sorted(folder.iterdir())),
+        parity={"passed": False},
         versions={
             n: version(n) for n in ("torch", "transformers", "optimum", "optimum-onnx", "onnx")
         },
@@ -158,11 +156,3 @@ def _inputs(path: Path) -> dict[str, list[Any]]:
         axes = [d.dim_param or d.dim_value for d in kind.shape.dim]
         found[entry.name] = [onnx.TensorProto.DataType.Name(kind.elem_type), axes]
     return found
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()

@@ -17,9 +17,10 @@ from ume_core.results import Vectors
 from ume_onnxruntime.engine import OnnxEmbedder
 from ume_torch.engine import TorchEmbedder
 
-# Largest difference allowed of unit vectors. float32 is rounding; half precision and int8 are what
-# such arithmetic costs, wide enough for it and far below what a wrong graph shows (1e-1).
-BOUNDS = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 3e-2, "int8": 1e-1}
+# Largest difference allowed of unit vectors. float32 is rounding; float16 and int8 are what such
+# arithmetic costs. bfloat16 is missing: ONNX Runtime has no such MatMul on a CPU, where parity is
+# checked.
+BOUNDS = {"float32": 1e-5, "float16": 5e-3, "int8": 1e-1}
 
 
 def samples() -> dict[str, list[ItemLike]]:
@@ -54,11 +55,11 @@ def check_parity(checkpoint: Path, exported: Path, precision: str) -> dict[str, 
     reference = TorchEmbedder(checkpoint, LoadOptions(dtype="float32", device="cpu"))
     vectors = {name: reference.embed(items).vectors("disc") for name, items in samples().items()}
     del reference  # a 2B model is not held twice
-    ours = OnnxEmbedder(exported, LoadOptions(device="cpu"))
+    ours = OnnxEmbedder(exported, LoadOptions(device="cpu"), unchecked=True)
     cases: dict[str, dict[str, float]] = {}
     for name, items in samples().items():
         cases[name] = compare(vectors[name], ours.embed(items).vectors("disc"))
-    worst = max(c["max_difference"] for c in cases.values())
+    worst = float(np.max([c["max_difference"] for c in cases.values()]))
     return {
         "passed": worst <= BOUNDS[precision],
         "bound": BOUNDS[precision],

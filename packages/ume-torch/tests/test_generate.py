@@ -88,12 +88,14 @@ def test_finished_rows_leave_and_others_join_while_the_rest_goes_on() -> None:
     assert model.steps == [4, 4, 3, 2, 1]
 
 
-def test_rows_thrown_out_are_the_last_and_the_others_go_on() -> None:
+def test_rows_thrown_out_leave_nothing_behind() -> None:
     model = Script([[1, 2, GEN]] * 3, Rules(SPECIAL, 9))
     model.join([0, 1, 2])
     model.running.advance()
-    assert [r.prompt for r in model.running.drop(2)] == [1, 2]
-    assert model.run()[0].state.tolist() == [0, GEN, 7]
+    assert [r.prompt for r in model.running.abandon()] == [0, 1, 2]
+    assert model.cache.nbytes == 0 and len(model.running) == 0
+    model.join([1])
+    assert model.run()[1].state.tolist() == [1, GEN, 7]
 
 
 def test_a_given_beginning_is_fed_and_not_counted() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -15,7 +15,9 @@ _AHEAD = 64
 _AHEAD_BYTES = 256 * 1024 * 1024
 
 
-def prepare_ahead(count: int, prepare: Callable[[int], T], size: Callable[[T], int]) -> Iterator[T]:
+def prepare_ahead(
+    count: int, prepare: Callable[[int], T], size: Callable[[T], int]
+) -> Generator[T]:
     """`prepare(0)`, `prepare(1)`, … in order, computed by threads while the caller works.
 
     Args:

@@ -42,10 +42,12 @@ class Sampling:
                 raise InvalidOption(
                     f"sampling {name} is {value!r}", fix=f"pass a whole number from {low} to {high}"
                 )
+            object.__setattr__(self, name, int(value))  # numpy's numbers become plain ones
         for name in ("temperature", "top_p"):
             value = getattr(self, name)
             if not isinstance(value, Real):
                 raise InvalidOption(f"sampling {name} is {value!r}", fix="pass a number")
+            object.__setattr__(self, name, float(value))
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise InvalidOption(
                 f"sampling temperature is {self.temperature}",

@@ -126,9 +126,9 @@ def _engine(name: str, location: str | Path) -> BackendSpec:
     able = [s for s in backends.values() if s.serves == kind]
     usable = [s for s in able if s.missing() is None]
     if not usable:
-        install = "ume-torch" if kind == "checkpoint" else "'ume-onnxruntime[cpu]'"
+        install = "packages/ume-torch" if kind == "checkpoint" else "'plugins/ume-onnxruntime[cpu]'"
         raise EngineUnavailable(
             f"no installed engine loads this {kind}",
-            fix="; ".join(s.install for s in able) or f"pip install {install}",
+            fix="; ".join(s.install for s in able) or f"in a clone: pip install {install}",
         )
     return max(usable, key=lambda s: s.priority)

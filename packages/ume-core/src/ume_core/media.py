@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 # What is decoded, by Pillow's and FFmpeg's names. Both know formats that run programs (EPS starts
 # Ghostscript) or open what the bytes name (concat and HLS playlists: files and URLs; SDP: sockets).
-_IMAGE_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "ICO")
+_IMAGE_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 _VIDEO_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,ogg,flv,h264,hevc"
 # A picture its owner opened lazily is read on first use, which two threads must not do at once.
-_LAZY_PIL = Lock()
+_LAZY_PIL, _PILLOW = Lock(), Lock()
 Draft: TypeAlias = Callable[[tuple[int, int]], tuple[int, int]]
 _MAX_RATE = 240.0  # frames a second beyond which a header is not believed
 
@@ -116,7 +116,8 @@ def _open(
             return _decoded(source, "the PIL image")
     name = describe(source)
     data = read_source(source, access) if data is None else data
-    with warnings.catch_warnings():
+    # The lock: warning filters belong to the process, and threads would restore each other's.
+    with _PILLOW, warnings.catch_warnings():
         # Pillow warns above its own threshold; ours is checked just below, before decoding.
         warnings.simplefilter("ignore", PILImage.DecompressionBombWarning)
         try:
@@ -131,10 +132,10 @@ def _open(
             ) from error
         except Exception as error:  # a parser's own failure on hostile bytes
             raise MediaError(f"{name} cannot be opened: {error}", fix="replace the file") from error
-        _check_pixels(image.size, name, access.limits)
-        if draft is not None:
-            image.draft("RGB", draft(image.size))
-        return _decoded(image, name)
+    _check_pixels(image.size, name, access.limits)
+    if draft is not None:
+        image.draft("RGB", draft(image.size))
+    return _decoded(image, name)
 
 
 def _decoded(image: PILImage.Image, name: str) -> PILImage.Image:

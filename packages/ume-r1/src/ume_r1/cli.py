@@ -27,6 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:  # a full disk, a read-only directory
+        print(f"ume: {error}. Fix: check the path, its permissions and the disk", file=sys.stderr)
+        return 2
 
 
 def _run(arguments: list[str]) -> int:

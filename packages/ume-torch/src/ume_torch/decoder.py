@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ume_core.errors import CheckpointError
 from ume_torch.kv import KeyValues
 from ume_torch.pack import Pack
 
@@ -50,6 +51,11 @@ class Decoder:
         self.heads: int = config.num_attention_heads
         self.kv_heads: int = config.num_key_value_heads
         self.head_dim: int = self.layers[0].self_attn.head_dim
+        if getattr(config, "use_sliding_window", False):
+            raise CheckpointError(
+                "the checkpoint uses sliding-window attention, which this engine does not",
+                fix="use a published Qwen2-VL or Qwen2.5-VL checkpoint",
+            )
         self._rotary = text.rotary_emb
         # transformers 4.57 keeps the sections in rope_scaling, 5.x in rope_parameters.
         rope = getattr(config, "rope_parameters", None) or config.rope_scaling
@@ -229,8 +235,8 @@ class _Plan:
         if queries == keys:
             return None
         if (queries, keys) not in self._masks:
-            allowed = torch.ones(queries, keys, dtype=torch.bool, device=self.device)
-            self._masks[queries, keys] = allowed.tril(keys - queries)
+            last = torch.arange(keys - queries, keys, device=self.device)[:, None]
+            self._masks[queries, keys] = torch.arange(keys, device=self.device) <= last
         return self._masks[queries, keys]
 
 
@@ -238,6 +244,10 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """(tokens, heads, dim) each, one segment; causal unless a mask says otherwise."""
     q, k, v = (t.transpose(0, 1)[None] for t in (q, k, v))
     causal = mask is None and q.shape[2] > 1
+    if q.is_cuda and mask is not None:
+        # With a mask and grouped heads only the quadratic kernel is left on CUDA.
+        groups = q.shape[1] // k.shape[1]
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
     out = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=True)
     return out[0].transpose(0, 1)
 

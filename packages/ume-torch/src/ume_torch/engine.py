@@ -52,10 +52,14 @@ class TorchEmbedder(QwenEmbedder):
             ) from error
 
     def _load(self, model: str | Path, options: LoadOptions) -> None:
+        if options.provider != "auto":
+            raise InvalidOption(
+                "execution providers are ONNX Runtime's", fix='use device=, or engine="onnxruntime"'
+            )
         checkpoint = find_checkpoint(model, name=options.name)
         self.device = _device(options.device)
         dtype = _dtype(options.dtype, self.device)
-        attention = _attention(options.attention, self.device)
+        attention = _attention(options.attention, self.device, dtype)
         super().__init__(
             checkpoint, options, dtype=dtype, weights=weights_digest(checkpoint.directory)
         )
@@ -73,10 +77,13 @@ class TorchEmbedder(QwenEmbedder):
 
     def disc_vectors(self, prompts: Sequence[Rendered]) -> list[Vectors | UmeError]:
         """One pack."""
-        return [
-            state if isinstance(state, UmeError) else _unit(state[None])[0]
-            for state in self._runner.disc(prompts)
-        ]
+        out: list[Vectors | UmeError] = []
+        for state in self._runner.disc(prompts):
+            try:
+                out.append(state if isinstance(state, UmeError) else _unit(state[None])[0])
+            except UmeError as error:  # NaN: this item's own failure
+                out.append(error)
+        return out
 
     def gen_outputs(self, prepared: Prepared, budget: int, sampling: Sampling | None) -> Outputs:
         """Answers as they finish; those of the gen cache at once."""
@@ -105,7 +112,11 @@ class TorchEmbedder(QwenEmbedder):
             if isinstance(made, tuple):
                 yield made
                 continue
-            output = self._gen_output(lengths.pop(made.number), made)
+            try:
+                output = self._gen_output(lengths.pop(made.number), made)
+            except UmeError as error:
+                yield made.number, error
+                continue
             if self._cache is not None and output.disc is not None:
                 self._cache.put(keys.pop(made.number), output.record, output.disc, output.gen)
             yield made.number, output
@@ -183,8 +194,8 @@ def _dtype(dtype: str, device: str) -> str:
     return dtype
 
 
-def _attention(attention: str, device: str) -> str:
-    has_flash = find_spec("flash_attn") is not None
+def _attention(attention: str, device: str, dtype: str) -> str:
+    has_flash = find_spec("flash_attn") is not None and dtype != "float32"
     if attention == "auto":
         return "flash_attention_2" if has_flash and device.startswith("cuda") else "sdpa"
     if attention not in ("sdpa", "flash_attention_2"):
@@ -193,7 +204,7 @@ def _attention(attention: str, device: str) -> str:
         )
     if attention == "flash_attention_2" and not (has_flash and device.startswith("cuda")):
         raise InvalidOption(
-            "flash_attention_2 needs the flash-attn package and a CUDA device",
+            "flash_attention_2 needs the flash-attn package, a CUDA device and half precision",
             fix='use attention="sdpa" (or "auto"), which gives the same vectors',
         )
     return attention

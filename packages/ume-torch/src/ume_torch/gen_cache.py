@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+import warnings
 from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
@@ -61,16 +62,19 @@ class GenCache:
 
     def get(self, key: bytes) -> tuple[Record, Vectors, list[Vectors]] | None:
         """Record, disc vector (dim,) and gen vectors (dim,) of an answer that is kept."""
-        with self._lock:
-            row = self._db.execute(
-                "SELECT record, disc, gen FROM answers WHERE key = ?", (key,)
-            ).fetchone()
-        if row is None:
-            return None
-        record = json.loads(row[0])
-        record["samples"] = tuple(Sample(**s) for s in record["samples"])
-        disc, gen = (np.frombuffer(b, dtype="<f4") for b in row[1:])
-        return Record(**record), disc, list(gen.reshape(-1, len(disc)))
+        try:
+            with self._lock:
+                row = self._db.execute(
+                    "SELECT record, disc, gen FROM answers WHERE key = ?", (key,)
+                ).fetchone()
+            if row is None:
+                return None
+            record = json.loads(row[0])
+            record["samples"] = tuple(Sample(**s) for s in record["samples"])
+            disc, gen = (np.frombuffer(b, dtype="<f4") for b in row[1:])
+            return Record(**record), disc, list(gen.reshape(-1, len(disc)))
+        except (sqlite3.Error, ValueError, TypeError, KeyError):
+            return None  # a damaged or locked file costs the generation, not the call
 
     def put(self, key: bytes, record: Record, disc: Vectors, gen: list[Vectors]) -> None:
         """Keep an answer."""
@@ -78,5 +82,8 @@ class GenCache:
             key, json.dumps(asdict(record)),
             disc.astype("<f4").tobytes(), np.stack(gen).astype("<f4").tobytes(),
         )  # fmt: skip
-        with self._lock, self._db:
-            self._db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", values)
+        try:
+            with self._lock, self._db:
+                self._db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", values)
+        except sqlite3.Error as error:
+            warnings.warn(f"an answer was not cached: {error}", RuntimeWarning, stacklevel=2)

@@ -119,11 +119,11 @@ class Running:
             self._keep(going)
         return done
 
-    def drop(self, count: int) -> list[Row]:
-        """Throw the last rows out, unfinished."""
-        dropped = self.rows[len(self.rows) - count :]
-        self._keep(list(range(len(self.rows) - count)))
-        return dropped
+    def abandon(self) -> list[Row]:
+        """Throw all rows out, unfinished, and forget what a failed step left half done."""
+        rows, self.rows = self.rows, []
+        self.cache.clear()
+        return rows
 
     def _keep(self, places: list[int]) -> None:
         self.rows = [self.rows[p] for p in places]

@@ -2,7 +2,7 @@
 
 One tensor per layer holds all rows, each left-aligned. It grows by a fixed number of tokens, layer
 by layer, so that memory follows the tokens and a step writes one column instead of copying the
-past. Rows that leave are cut out.
+past. Rows that leave are overwritten in place: that must not need memory when there is none.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ class KeyValues:
 
     def extend(self) -> Tensor:
         """Make room for one more token a row; the mask (rows, 1, 1, tokens) that includes it."""
-        self.lengths = [n + 1 for n in self.lengths]
-        longest = max(self.lengths)
+        longest = max(self.lengths) + 1
         self._reshape(len(self.lengths), longest)
+        self.lengths = [n + 1 for n in self.lengths]
         device = self.shape.device
         lengths = torch.tensor(self.lengths, device=device)
         self._places = (torch.arange(len(lengths), device=device), lengths - 1)
@@ -77,28 +77,39 @@ class KeyValues:
         rows, columns = self._places
         self._keys[layer][rows, :, columns] = k
         self._values[layer][rows, :, columns] = v
-        longest = self._longest
-        return self._keys[layer][:, :, :longest], self._values[layer][:, :, :longest]
+        count, longest = len(rows), self._longest
+        keys, values = self._keys[layer], self._values[layer]
+        return keys[:count, :, :longest], values[:count, :, :longest]
 
     def keep(self, rows: list[int]) -> None:
-        """Drop all rows but these, which keep their order."""
-        self.lengths = [self.lengths[r] for r in rows]
-        longest = max(self.lengths, default=0)
-        index = torch.tensor(rows, device=self.shape.device, dtype=torch.long)
+        """Drop all rows but these, ascending; the room stays until the next growth."""
         for tensors in (self._keys, self._values):
-            for layer, tensor in enumerate(tensors):
-                tensors[layer] = tensor[:, :, : _rounded(longest)][index]
+            for tensor in tensors:
+                for place, row in enumerate(rows):
+                    if place != row:
+                        tensor[place] = tensor[row]
+        self.lengths = [self.lengths[r] for r in rows]
+
+    def clear(self) -> None:
+        """Drop all rows and the room, whatever a failed growth left behind."""
+        self.lengths = []
+        for tensors in (self._keys, self._values):
+            for layer in range(len(tensors)):
+                tensors[layer] = self._room(0, 0)
 
     def _reshape(self, rows: int, longest: int) -> None:
-        """Grow to hold that many rows and tokens, one tensor at a time."""
-        have_rows, _, have, _ = self._keys[0].shape
-        if rows <= have_rows and longest <= have:
-            return
-        room = max(_rounded(longest), have)
+        """Grow to hold that many rows and tokens, one tensor at a time.
+
+        Safe to fail: tensors that have grown are larger than need be, and nothing else changed.
+        """
+        have = len(self.lengths)
         for tensors in (self._keys, self._values):
             for layer, old in enumerate(tensors):
-                new = self._room(rows, room)
-                new[:have_rows, :, :have] = old
+                if rows <= old.shape[0] and longest <= old.shape[2]:
+                    continue
+                new = self._room(rows, max(_rounded(longest), old.shape[2]))
+                kept = min(have, old.shape[0])
+                new[:kept, :, : old.shape[2]] = old[:kept]
                 tensors[layer] = new
 
     def _room(self, rows: int, tokens: int) -> Tensor:

@@ -32,7 +32,11 @@ def pack_linears(module: nn.Module) -> None:
     operators: Any = torch.ops.mkldnn
     if not hasattr(operators, "_reorder_linear_weight"):
         return
+    dtypes = {torch.float32}
+    supported = getattr(operators, "_is_mkldnn_bf16_supported", None)
+    if supported is not None and supported():  # not on a CPU without AVX-512
+        dtypes.add(torch.bfloat16)
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear and child.weight.dtype in (torch.bfloat16, torch.float32):
+            if type(child) is nn.Linear and child.weight.dtype in dtypes:
                 setattr(parent, name, PackedLinear(child))

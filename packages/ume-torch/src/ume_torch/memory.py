@@ -6,6 +6,11 @@ from pathlib import Path
 
 import torch
 
+_WORDS = (
+    "can't allocate memory", "not enough memory", "std::bad_alloc", "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)  # fmt: skip
+
 
 def free_bytes(device: str) -> int:
     """Bytes that can still be allocated: of the GPU, or of the machine and its control group."""
@@ -20,10 +25,17 @@ def free_bytes(device: str) -> int:
          "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
     ):  # fmt: skip
         try:
-            found.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
+            cached = _file_cache(Path(used).with_name("memory.stat"))
+            found.append(int(Path(limit).read_text()) - int(Path(used).read_text()) + cached)
         except (OSError, ValueError):  # no such group, or "max"
             continue
     return max(0, min(found))
+
+
+def _file_cache(stat: Path) -> int:
+    """Bytes of a control group that the kernel gives back on demand, such as files just read."""
+    lines = dict(line.split() for line in stat.read_text().splitlines())
+    return int(lines.get("total_inactive_file", lines.get("inactive_file", 0)))
 
 
 def _meminfo() -> int:
@@ -36,10 +48,10 @@ def _meminfo() -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed; torch's CPU allocator says so in words only."""
+    """Whether an allocation failed; torch's CPU allocator and cuBLAS say so in words only."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "not enough memory" in str(error)
+    return isinstance(error, RuntimeError) and any(w in str(error) for w in _WORDS)
 
 
 def release(device: str) -> None:

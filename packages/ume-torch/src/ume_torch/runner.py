@@ -113,22 +113,27 @@ class Runner:
         room = int(free_bytes(self.device) * _KV_SHARE)
         while True:
             # Few at a time would make many small prefills: wait until a quarter is free.
-            if len(run) == 0 or line.rows - len(run) >= max(samples, line.rows // 4):
+            room_for = min(line.rows, line.hold) - len(run)
+            if len(run) == 0 or room_for >= max(1, line.rows // 4):
                 yield from self._admit(line, run, room, found, script)
             if len(run) == 0:
                 if line.peek() is None:
                     return
                 continue
             grown = run.cache.bytes_for(len(run), max(run.cache.lengths) + 1)
-            done = self._advance(run, force_drop=grown > room and len(run) > 1)
+            crowded = grown > room and len(run) > 1
+            done = None if crowded else self._advance(run)
             if done is None:
-                if len(run) == 1:
-                    number = run.drop(1)[0].prompt
+                # A step that failed midway leaves rows and cache half advanced: all start again.
+                rows = run.abandon()
+                if len(rows) == 1 and line.tried_again(rows[0].prompt):
+                    number = rows[0].prompt
                     yield number, _too_large(line.prompt(number))
                     line.give_up(number)
+                    found.pop(number, None)
                     continue
-                line.rows = max(1, len(run) // 2)
-                line.put_back(run.drop(len(run) - line.rows))
+                line.rows = max(1, len(rows) // 2)
+                line.put_back(rows)
                 self._say(f"out of memory while decoding: going on with {line.rows} rows")
                 continue
             for row in done:
@@ -139,18 +144,17 @@ class Runner:
                     del found[row.prompt]
                     line.forget(row.prompt)
                     yield entry
+            if len(run) == 0:
+                line.reopen()
 
-    def _advance(self, run: Running, *, force_drop: bool) -> list[Row] | None:
+    def _advance(self, run: Running) -> list[Row] | None:
         """One step of all rows; None where memory does not suffice for so many."""
-        if force_drop:
-            return None
         try:
             with torch.inference_mode():
                 return run.advance()
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-        release(self.device)
         return None
 
     def _admit(
@@ -166,17 +170,15 @@ class Runner:
         tokens = rows = 0
         longest = max(run.cache.lengths, default=0)
         while (entry := line.peek()) is not None:
-            length = len(entry.prompt.ids)
-            size = run.cache.bytes_for(
-                len(run) + rows + len(entry.samples), max(longest, length) + 1
-            )
-            crowded = len(run) + rows + len(entry.samples) > line.rows or size > room
+            length, wanted = len(entry.prompt.ids), min(len(entry.samples), line.rows)
+            size = run.cache.bytes_for(len(run) + rows + wanted, max(longest, length) + 1)
+            crowded = len(run) + rows + wanted > min(line.rows, line.hold) or size > room
             full = tokens + length > self.pack_tokens or len(taken) == line.at_once
             if (run.rows or taken) and (crowded or full):
                 break
             taken.append(line.take())
             longest, tokens = max(longest, length), tokens + length
-            rows += len(entry.samples)
+            rows += len(taken[-1].samples)
             if self._invariant:
                 break
         if not taken:
@@ -185,19 +187,26 @@ class Runner:
             asked = [(e.prompt.disc_index, len(e.prompt.ids) - 1) for e in taken]
             filled = self._prefill([e.prompt for e in taken], asked, keep=True)
             self._join(run, taken, filled, found, script)
+            line.hold = line.rows
             return
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
         release(self.device)
-        if len(taken) == 1 and len(run) == 0:
-            line.give_up(taken[0].number)
-            yield taken[0].number, _too_large(taken[0].prompt)
+        alone = len(run) == 0 and len(taken) == 1 and len(taken[0].samples) == 1
+        if alone and line.tried_again(taken[0].number):
+            number = taken[0].number
+            line.give_up(number)
+            found.pop(number, None)
+            yield number, _too_large(taken[0].prompt)
             return
-        self._say(f"out of memory with {len(taken)} prompts at once: going on with fewer")
-        line.at_once = max(1, len(taken) // 2)
-        if len(taken) == 1:  # no more join before some have left
-            line.rows = len(run)
+        self._say(f"out of memory with {rows} rows to start at once: going on with fewer")
+        if len(taken) > 1:
+            line.at_once = len(taken) // 2
+        elif len(run) > 0:  # no more join before some have left
+            line.hold = len(run)
+        else:
+            line.rows = max(1, rows // 2)
         for entry in reversed(taken):
             line.push(entry)
 
@@ -258,13 +267,15 @@ class _Line:
 
     Attributes:
         rows: most rows that may run together. at_once: most prompts of one prefill.
+        hold: most rows for now; a prompt did not fit beside as many.
     """
 
     def __init__(self, prompts: Iterator[tuple[int, Rendered]], samples: int, rows: int) -> None:
         self._source, self._samples = prompts, samples
-        self.rows, self.at_once = rows, rows
+        self.rows = self.at_once = self.hold = rows
         self._front: deque[_Waiting] = deque()
         self._running: dict[int, Rendered] = {}
+        self._failed_alone: set[int] = set()
 
     def peek(self) -> _Waiting | None:
         """The next one, left in its place."""
@@ -275,9 +286,17 @@ class _Line:
             self._front.append(_Waiting(*following, list(range(self._samples))))
         return self._front[0]
 
+    def reopen(self) -> None:
+        """Nothing runs: what did not fit beside others may now."""
+        self.at_once = self.hold = self.rows
+
     def take(self) -> _Waiting:
-        """The one that `peek` showed."""
+        """The one that `peek` showed, with no more samples than may run together."""
         entry = self._front.popleft()
+        if len(entry.samples) > self.rows:
+            rest = entry.samples[self.rows :]
+            self.push(_Waiting(entry.number, entry.prompt, rest))
+            entry = _Waiting(entry.number, entry.prompt, entry.samples[: self.rows])
         self._running[entry.number] = entry.prompt
         return entry
 
@@ -296,6 +315,12 @@ class _Line:
     def prompt(self, number: int) -> Rendered:
         """A prompt that was taken."""
         return self._running[number]
+
+    def tried_again(self, number: int) -> bool:
+        """Whether a prompt failed alone before; memory may have been short for a moment only."""
+        again = number in self._failed_alone
+        self._failed_alone.add(number)
+        return again
 
     def forget(self, number: int) -> None:
         """A prompt is done."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,8 @@ from chromadb.api.types import Embeddable, EmbeddingFunction, Embeddings, Space
 from chromadb.utils.embedding_functions import register_embedding_function
 
 from ume_core import Embedder, Image, ItemLike, load
-from ume_core.signature import Mode, check_mode
+from ume_core.errors import InvalidOption
+from ume_core.signature import Mode
 
 
 @register_embedding_function
@@ -25,12 +28,19 @@ class UmeEmbeddingFunction(EmbeddingFunction[Embeddable]):
         document_instruction: str | None = None,
         load_options: dict[str, Any] | None = None,
     ) -> None:
-        """See `ume_core.load`; `load_options` are plain values, since Chroma stores them."""
-        self.model, self.mode, self.engine = model, check_mode(mode), engine
+        """See `ume_core.load`; `load_options` are plain values, since Chroma stores them.
+
+        The model is loaded at the first use, and once for all functions of the same settings:
+        Chroma builds a collection's function anew for every call.
+        """
+        if mode not in ("disc", "gen"):
+            raise InvalidOption(f"mode {mode!r} has no single vector", fix="use disc or gen")
+        self.model, self.engine = model, engine
+        self.mode: Mode = mode
         self.query_instruction = query_instruction
         self.document_instruction = document_instruction
         self.load_options = load_options or {}
-        self._embedder: Embedder = load(model, engine=engine, **self.load_options)
+        self._key = json.dumps([model, engine, self.load_options], sort_keys=True)
 
     def __call__(self, input: Embeddable) -> Embeddings:
         """Vectors of documents (strings) or images (arrays)."""
@@ -41,8 +51,10 @@ class UmeEmbeddingFunction(EmbeddingFunction[Embeddable]):
         return self._embed(input, self.query_instruction)
 
     def _embed(self, values: Any, instruction: str | None) -> Embeddings:
+        if not len(values):
+            return []
         items: list[ItemLike] = [v if isinstance(v, str) else Image(np.asarray(v)) for v in values]
-        result = self._embedder.embed(items, mode=self.mode, instruction=instruction)
+        result = _loaded(self._key).embed(items, mode=self.mode, instruction=instruction)
         return list(result.vectors(self.mode))
 
     @staticmethod
@@ -76,9 +88,15 @@ class UmeEmbeddingFunction(EmbeddingFunction[Embeddable]):
         self, old_config: dict[str, Any], new_config: dict[str, Any]
     ) -> None:
         """Refuse what would mix vectors of two kinds in one collection."""
-        for key in ("model", "mode"):
+        for key in ("model", "mode", "load_options", "document_instruction"):
             if old_config.get(key) != new_config.get(key):
                 raise ValueError(
                     f"a collection's {key} cannot change from {old_config.get(key)!r} to "
                     f"{new_config.get(key)!r}. Fix: make a new collection"
                 )
+
+
+@lru_cache(maxsize=4)
+def _loaded(key: str) -> Embedder:
+    model, engine, options = json.loads(key)
+    return load(model, engine=engine, **options)

@@ -8,9 +8,11 @@ from typing import Any
 
 from haystack import Document, component, default_from_dict, default_to_dict
 
-from ume_core import Embedder, Image, Item, Text, load
+from ume_core import Embedder, Image, InvalidItem, InvalidOption, Item, ItemLike, Text, load
 from ume_core.items import Part
 from ume_core.signature import Mode
+
+_PICTURES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"))
 
 
 class _Loaded:
@@ -24,7 +26,10 @@ class _Loaded:
         instruction: str | None = None,
         load_options: dict[str, Any] | None = None,
     ) -> None:
-        self.model, self.mode, self.engine = model, mode, engine
+        if mode not in ("disc", "gen"):
+            raise InvalidOption(f"mode {mode!r} has no single vector", fix="use disc or gen")
+        self.model, self.engine = model, engine
+        self.mode: Mode = mode
         self.instruction = instruction
         self.load_options = load_options or {}
         self._embedder: Embedder | None = None
@@ -87,7 +92,7 @@ class UmeDocumentEmbedder(_Loaded):
         """The documents with their vectors."""
         if not documents:
             return {"documents": []}
-        items = [_item(document) for document in documents]
+        items: list[ItemLike] = [_item(i, document) for i, document in enumerate(documents)]
         result = self.embedder().embed(items, mode=self.mode, instruction=self.instruction)
         vectors = result.vectors(self.mode)
         return {
@@ -98,13 +103,18 @@ class UmeDocumentEmbedder(_Loaded):
         }
 
 
-def _item(document: Document) -> Item:
+def _item(index: int, document: Document) -> Item:
     parts: list[Part] = []
     blob, path = document.blob, document.meta.get("file_path")
     if blob is not None and (blob.mime_type or "image/").startswith("image/"):
         parts.append(Image(blob.data))
-    elif isinstance(path, str) and document.content is None:
+    elif isinstance(path, str) and Path(path).suffix.lower() in _PICTURES:
         parts.append(Image(Path(path)))
     if document.content:
         parts.append(Text(document.content))
+    if not parts:
+        raise InvalidItem(
+            f"document {index} ({document.id}) has neither text nor a picture",
+            fix="give it content, a blob, or a picture at meta['file_path']",
+        )
     return Item(tuple(parts))

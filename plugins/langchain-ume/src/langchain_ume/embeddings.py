@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from typing_extensions import Self
 
 from ume_core import Embedder, Image, ItemLike, load
+from ume_core.embedder import require_mode
 
 
 class UmeEmbeddings(BaseModel, Embeddings):
@@ -26,7 +27,8 @@ class UmeEmbeddings(BaseModel, Embeddings):
         ```
 
     Queries and documents may be embedded in different modes only where the model card declares
-    that disc and gen share one space; otherwise construction fails with `SignatureMismatch`.
+    that disc and gen share one space; otherwise construction fails. pydantic wraps every error of
+    construction in its `ValidationError`, whose text names the cause and the fix.
     """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), frozen=True)
@@ -51,13 +53,15 @@ class UmeEmbeddings(BaseModel, Embeddings):
     @model_validator(mode="after")
     def _load(self) -> Self:
         self._embedder = load(self.model, engine=self.engine, **self.load_options)
+        for mode in {self.mode, self.query_mode or self.mode}:
+            require_mode(mode, self._embedder.modes, self._embedder.name)
         asked = self._embedder.signature(self.query_mode or self.mode)
         asked.check(self._embedder.signature(self.mode))
         return self
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Vectors of texts."""
-        return self.embed_items(texts) if texts else []
+        return self.embed_items(texts)
 
     def embed_query(self, text: str) -> list[float]:
         """The vector of a query."""
@@ -65,11 +69,11 @@ class UmeEmbeddings(BaseModel, Embeddings):
 
     def embed_images(self, uris: list[str]) -> list[list[float]]:
         """Vectors of pictures by path, `file://`, `http(s)://` or `data:` URL."""
-        return self.embed_items([Image(uri) for uri in uris]) if uris else []
+        return self.embed_items([Image(uri) for uri in uris])
 
     def embed_items(self, items: Sequence[ItemLike]) -> list[list[float]]:
         """Vectors of documents in any spelling: pictures, clips, several of them, messages."""
-        return self._embed(items, self.mode, self.document_instruction)
+        return self._embed(items, self.mode, self.document_instruction) if len(items) else []
 
     def embed_query_item(self, item: ItemLike) -> list[float]:
         """The vector of a query in any spelling, such as a picture."""

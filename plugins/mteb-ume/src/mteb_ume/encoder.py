@@ -10,17 +10,23 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ModelMeta, ScoringFunction
 
 from ume_core import Embedder, Image, Item, ItemLike, Text, Video, load
+from ume_core.errors import InvalidItem
 from ume_core.items import Part
+from ume_core.results import Vectors
 from ume_core.signature import Mode
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata
     from mteb.types import Array, BatchedInput, PromptType
     from torch.utils.data import DataLoader
+
+
+_AT_ONCE = 256  # items embedded together
 
 
 class UmeEncoder(AbsEncoder):
@@ -49,9 +55,12 @@ class UmeEncoder(AbsEncoder):
             self.embedder = load(model, **options)
         else:
             self.embedder = model
-        self.mode, self.instructions = mode, instructions
+        self.mode: Mode = mode
+        self.instructions = instructions
         self.max_new_tokens = max_new_tokens
-        self.mteb_model_meta = model_meta(self.embedder, mode)
+        self.mteb_model_meta = model_meta(
+            self.embedder, mode, instructions=instructions, max_new_tokens=max_new_tokens
+        )
 
     def encode(
         self,
@@ -67,26 +76,38 @@ class UmeEncoder(AbsEncoder):
         instruction = None
         if self.instructions and prompt_type is not None and prompt_type.value == "query":
             instruction = self.get_task_instruction(task_metadata, prompt_type)
-        items: list[ItemLike] = []
-        if "video" in getattr(getattr(inputs, "dataset", None), "features", ()):
+        if "video" in (getattr(getattr(inputs, "dataset", None), "features", None) or ()):
             from mteb.models.modality_collators import VideoCollator
 
             # 8 frames: mteb 2.26.24 `ume_r1.py`, after the official video evaluation's config.
             inputs.collate_fn = VideoCollator(
                 target_sampling_rate=16000, fps=None, max_frames=None, num_frames=8
             )
+        vectors: list[Vectors] = []
+        waiting: list[ItemLike] = []
         for batch in inputs:
-            items += _items(batch)
+            waiting += _items(batch)
+            if len(waiting) >= _AT_ONCE:  # mteb hands over 50,000 documents in one loader
+                vectors.append(self._embed(waiting, instruction))
+                waiting = []
+        if waiting:
+            vectors.append(self._embed(waiting, instruction))
+        return np.concatenate(vectors)
+
+    def _embed(self, items: list[ItemLike], instruction: str | None) -> Vectors:
         result = self.embedder.embed(
-            items, mode=self.mode, instruction=instruction,
-            max_new_tokens=self.max_new_tokens,
-        )  # fmt: skip
+            items, mode=self.mode, instruction=instruction, max_new_tokens=self.max_new_tokens
+        )
         return result.vectors(self.mode)
 
 
 def _items(batch: Any) -> list[Item]:
     """A batch's rows; media first, several per row where the dataset has lists."""
     columns = {name: batch[name] for name in ("image", "video", "text") if name in batch}
+    if not columns:
+        raise InvalidItem(
+            f"a batch has only {', '.join(batch)}", fix="use a task of text, image or video"
+        )
     count = max(len(values) for values in columns.values())
     items: list[Item] = []
     for row in range(count):
@@ -94,7 +115,8 @@ def _items(batch: Any) -> list[Item]:
         for name, kind in (("image", Image), ("video", Video)):
             if name in columns:
                 value = columns[name][row]
-                parts += [kind(_pixels(v)) for v in (value if isinstance(value, list) else [value])]
+                values = value if isinstance(value, list) else [value]
+                parts += [kind(_pixels(v)) for v in values if v is not None]
         text = columns["text"][row] if "text" in columns else ""
         if text or not parts:
             parts.append(Text(text or " "))
@@ -107,14 +129,29 @@ def _pixels(value: Any) -> Any:
     return value.permute(0, 2, 3, 1).numpy() if hasattr(value, "permute") else value
 
 
-def model_meta(embedder: Embedder, mode: Mode) -> ModelMeta:
-    """What mteb writes beside its results: name with the mode, the signature as the revision."""
+def model_meta(
+    embedder: Embedder,
+    mode: Mode,
+    *,
+    instructions: bool = False,
+    max_new_tokens: int | None = None,
+) -> ModelMeta:
+    """What mteb writes beside its results, so that those of different settings do not mix.
+
+    The name holds the mode, the revision is the signature's digest, and settings that the
+    signature does not cover are experiment arguments.
+    """
     signature = embedder.signature(mode)
     name = signature.model if "/" in signature.model else f"ume/{signature.model}"
+    loader: Any = partial(
+        UmeEncoder, embedder, mode=mode, instructions=instructions, max_new_tokens=max_new_tokens
+    )
+    cosine: Any = ScoringFunction.COSINE
+    settings: dict[str, Any] = {"instructions": instructions, "max_new_tokens": max_new_tokens}
     return ModelMeta(
         name=f"{name}-{mode}",
         revision=signature.digest,
-        loader=partial(UmeEncoder, embedder, mode=mode),
+        loader=loader,
         release_date=None,
         languages=["eng-Latn"],
         modalities=["text", "image", "video"],
@@ -126,8 +163,9 @@ def model_meta(embedder: Embedder, mode: Mode) -> ModelMeta:
         open_weights=True,
         public_training_code=None,
         public_training_data=None,
-        framework=["PyTorch"],
-        similarity_fn_name=ScoringFunction.COSINE,
-        use_instructions=False,
+        framework=["PyTorch"] if embedder.name == "torch" else [],
+        similarity_fn_name=cosine,
+        use_instructions=instructions,
         training_datasets=None,
+        experiment_kwargs={k: v for k, v in settings.items() if v} or None,
     )

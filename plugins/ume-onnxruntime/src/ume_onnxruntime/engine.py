@@ -25,6 +25,8 @@ _DISC: frozenset[Mode] = frozenset({"disc"})
 # Patches of one vision call; images of one size run together up to here (measured in export.md:
 # one by one and small batches cost the same on a CPU, a packed mask costs its square).
 _CALL_PATCHES = 4096
+# Qwen2.5-VL's window bias is a number for every pair of patches: 1 GB at this many.
+_WINDOWED_PATCHES = 16_384
 # A batch's rows are padded to the longest; beyond this share of padding a new batch is cheaper.
 _MOST_PADDING = 0.25
 
@@ -39,8 +41,13 @@ class OnnxEmbedder(QwenEmbedder):
     name = "onnxruntime"
     modes = _DISC
 
-    def __init__(self, model: str | Path, options: LoadOptions | None = None) -> None:
+    def __init__(
+        self, model: str | Path, options: LoadOptions | None = None, *, unchecked: bool = False
+    ) -> None:
         """Load a directory that `ume export` wrote.
+
+        Args:
+            unchecked: load it before its parity was checked; only that check itself does.
 
         Raises:
             CheckpointError: it is none, or damaged. InvalidOption: the provider cannot be had, or
@@ -53,7 +60,7 @@ class OnnxEmbedder(QwenEmbedder):
                 f"{model} is not an exported directory",
                 fix=f"run: ume export {model} DIR, and load DIR",
             )
-        self.manifest = Manifest.read(directory)
+        self.manifest = Manifest.read(directory, unchecked=unchecked)
         name = options.name or self.manifest.model
         checkpoint = find_checkpoint(directory, name=name, weights=False)
         dtype = self.manifest.precision
@@ -64,11 +71,11 @@ class OnnxEmbedder(QwenEmbedder):
             )
         if options.invariant:
             raise InvalidOption("this engine has no invariant setting", fix="use engine='torch'")
-        super().__init__(checkpoint, options, dtype=dtype, weights=self.manifest.weights)
         self.provider = choose_provider(options.provider, options.device)
+        if self.provider == "tensorrt" and dtype == "float32":
+            dtype = "float32-tf32"  # what TensorRT makes of float32 products
+        super().__init__(checkpoint, options, dtype=dtype, weights=self.manifest.weights)
         cache = directory / "engines"
-        if self.provider == "tensorrt":
-            cache.mkdir(exist_ok=True)
         folder = directory / "onnx"
         self._vision, self._text = (
             Graph(folder / f"{graph}.onnx", self.provider, options.device, cache)
@@ -76,6 +83,16 @@ class OnnxEmbedder(QwenEmbedder):
         )
         self._layout = VisionLayout.of(checkpoint.config)
         self._states = ByteCache[bytes, Floats](options.media_cache_bytes, lambda a: a.nbytes)
+
+    def _check_room(self, rendered: Rendered, budget: int) -> None:
+        super()._check_room(rendered, budget)
+        for visual in rendered.media if self._layout.window else ():
+            if visual.grid[1] * visual.grid[2] > _WINDOWED_PATCHES:
+                raise LimitExceeded(
+                    f"a picture has {visual.grid[1] * visual.grid[2]:,} patches; the exported "
+                    f"windows take {_WINDOWED_PATCHES:,} at most",
+                    fix="lower max_pixels, or use engine='torch'",
+                )
 
     def fits(self, group: Sequence[Rendered], more: Rendered) -> bool:
         """Rows are padded to the longest, which is the last: prompts come in order of length."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from ume_core.errors import EngineUnavailable
 from ume_core.plugins import registry, resolve
 
-PRECISIONS = ("float32", "float16", "bfloat16", "int8")
+PRECISIONS = ("float32", "float16", "int8")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,12 @@ def run(args: argparse.Namespace) -> int:
         str(find_python()), "-m", "ume_export", str(location), str(args.directory.absolute()),
         "--name", name, "--precision", args.precision, "--opset", str(args.opset),
     ]  # fmt: skip
-    return subprocess.run(command, check=False).returncode
+    process = subprocess.Popen(command)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # the terminal told the child too; it cleans up, however long
+            continue
 
 
 def find_python() -> Path:
@@ -45,18 +50,26 @@ def find_python() -> Path:
     """
     named = os.environ.get("UME_EXPORT_PYTHON")
     if named:
+        if not Path(named).is_file():
+            raise EngineUnavailable(
+                f"UME_EXPORT_PYTHON names {named}, which is no file",
+                fix="name the export environment's bin/python",
+            )
         return Path(named)
     if _can_export(Path(sys.executable)):
         return Path(sys.executable)
     for parent in Path(__file__).resolve().parents:
         setup = parent / "tools" / "setup"
         if setup.is_file() and (parent / "export").is_dir():
-            subprocess.run([str(setup), "export"], check=True)
+            if subprocess.run([str(setup), "export"], check=False).returncode:
+                raise EngineUnavailable(
+                    "the export environment could not be set up", fix=f"run {setup} export"
+                )
             return parent / ".venv-export" / "bin" / "python"
     raise EngineUnavailable(
         "ume-export needs an environment of its own (Optimum's exporter pins transformers 4.57)",
-        fix="python -m venv export-env && export-env/bin/pip install ume-export, then "
-        "UME_EXPORT_PYTHON=export-env/bin/python ume export ...",
+        fix="in a clone of the project run tools/setup export, then "
+        "UME_EXPORT_PYTHON=CLONE/.venv-export/bin/python ume export ...",
     )
 
 

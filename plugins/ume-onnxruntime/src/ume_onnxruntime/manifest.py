@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ume_core.errors import CheckpointError
+from ume_core.qwen.checkpoint import files_digest
 from ume_core.qwen.graphs import MANIFEST
 
 FORMAT = 1
@@ -20,9 +21,10 @@ class Manifest:
     Attributes:
         model: the name it was exported from. weights: digest of the checkpoint's weight files, so
             that float32 vectors compare with ume-torch's. precision: of the graphs (`float32`,
-            `float16`, `bfloat16` or `int8`). opset: of the graphs.
+            `float16` or `int8`). opset: of the graphs.
         inputs: per graph, its inputs' names, element types and axes (numbers are fixed).
-        files: SHA-256 of every graph file. parity: what the export measured (see ume-export).
+        graphs: digest of the graph files (see `files_digest`).
+        parity: what the export measured (see ume-export).
         versions: of what made it.
     """
 
@@ -31,7 +33,7 @@ class Manifest:
     precision: str
     opset: int
     inputs: dict[str, dict[str, list[Any]]]
-    files: dict[str, str]
+    graphs: str
     parity: dict[str, Any]
     versions: dict[str, str]
     format: int = FORMAT
@@ -42,8 +44,11 @@ class Manifest:
         (directory / MANIFEST).write_text(text, "utf-8")
 
     @classmethod
-    def read(cls, directory: Path) -> Manifest:
+    def read(cls, directory: Path, *, unchecked: bool = False) -> Manifest:
         """The manifest of an exported directory.
+
+        Args:
+            unchecked: accept one whose parity has not passed (the parity check itself does).
 
         Raises:
             CheckpointError: there is none, or another version wrote it, or it failed its checks.
@@ -60,6 +65,12 @@ class Manifest:
             raise CheckpointError(f"{path} is damaged: {error}", fix="export again") from error
         if found.format != FORMAT:
             raise CheckpointError(f"{path} has format {found.format}", fix="export again")
-        if not found.parity.get("passed"):
-            raise CheckpointError(f"{path} says that parity failed", fix="export again")
+        if unchecked:
+            return found
+        if not isinstance(found.parity, dict) or found.parity.get("passed") is not True:
+            raise CheckpointError(f"{path} does not say that parity passed", fix="export again")
+        if files_digest(sorted((directory / "onnx").iterdir())) != found.graphs:
+            raise CheckpointError(
+                f"the graphs in {directory} are not those that were checked", fix="export again"
+            )
         return found

@@ -15,7 +15,7 @@ def ume_backends() -> list[BackendSpec]:
             factory="ume_onnxruntime.engine:create",
             description="ONNX Runtime on a CPU, CUDA or TensorRT provider; disc, exported models",
             requires=("onnxruntime",),
-            install="pip install 'ume-onnxruntime[cpu]' (or [gpu])",
+            install="pip install onnxruntime (or onnxruntime-gpu)",
             priority=20,
             serves="export",
         )

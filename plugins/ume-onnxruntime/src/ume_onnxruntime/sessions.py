@@ -31,6 +31,10 @@ def choose_provider(provider: str, device: str) -> str:
             usable = ort.get_available_providers()
             return "cuda" if PROVIDERS["cuda"] in usable and _has_gpu() else "cpu"
         provider = kind
+    elif device != "auto" and (device == "cpu") != (provider == "cpu"):
+        raise InvalidOption(
+            f"provider {provider!r} does not run on device {device!r}", fix="name one of the two"
+        )
     if provider not in PROVIDERS:
         known = ", ".join(PROVIDERS)
         raise InvalidOption(f"unknown provider {provider!r}", fix=f"use auto, {known}")
@@ -41,6 +45,13 @@ def choose_provider(provider: str, device: str) -> str:
             "pip's newest tensorrt is 11.x, which it cannot load)",
         )
     return provider
+
+
+def _device_number(device: str) -> int:
+    _, colon, number = device.partition(":")
+    if colon and not number.isdigit():
+        raise InvalidOption(f"unknown device {device!r}", fix="use auto, cpu, cuda or cuda:N")
+    return int(number or 0)
 
 
 def _has_gpu() -> bool:
@@ -54,9 +65,14 @@ class Graph:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         self._cuda = provider != "cpu"
-        number = int(device.split(":")[1]) if ":" in device else 0
-        chain: list[Any] = [(PROVIDERS["cuda"], {"device_id": number})] if self._cuda else []
+        number = _device_number(device)
+        chain: list[Any] = []
+        if self._cuda:
+            # Full float32: the vectors' signature says so. And no node runs elsewhere unsaid.
+            chain.append((PROVIDERS["cuda"], {"device_id": number, "use_tf32": 0}))
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         if provider == "tensorrt":
+            cache.mkdir(exist_ok=True)
             settings: dict[str, Any] = {
                 "device_id": number,
                 # Precision is in the graph; engines and timings are kept beside it.
@@ -68,7 +84,7 @@ class Graph:
             chain.insert(0, (PROVIDERS["tensorrt"], settings))
         try:
             self._session = ort.InferenceSession(
-                str(path), options, providers=[*chain, PROVIDERS["cpu"]]
+                str(path), options, providers=chain or [PROVIDERS["cpu"]]
             )
         except Exception as error:  # its errors have no common base
             raise CheckpointError(
@@ -86,7 +102,7 @@ class Graph:
     def __call__(self, arrays: Arrays) -> npt.NDArray[np.float32]:
         """The graph's one output."""
         if not self._cuda:
-            return self._session.run([self._output], arrays)[0]
+            return np.asarray(self._session.run([self._output], arrays)[0], dtype=np.float32)
         binding = self._session.io_binding()
         for name, array in arrays.items():
             binding.bind_cpu_input(name, np.ascontiguousarray(array))

@@ -46,9 +46,11 @@ class UmeModule(InputModule):
             raise InvalidOption(
                 f"the {embedder.name} engine has no {mode} mode", fix='use engine="torch"'
             )
-        self.embedder, self.mode = embedder, mode
+        self.embedder = embedder
+        self.mode: Mode = mode
         self._source = source
         # sentence-transformers asks a model's first parameter for its device.
+        self._where: Tensor
         self.register_buffer("_where", torch.zeros(1), persistent=False)
 
     @property
@@ -83,12 +85,6 @@ class UmeModule(InputModule):
     get_sentence_embedding_dimension = get_embedding_dimension
     get_word_embedding_dimension = get_embedding_dimension
 
-    @property
-    def max_seq_length(self) -> int | None:
-        """Longest input in tokens, where the engine says so."""
-        checkpoint = getattr(self.embedder, "checkpoint", None)
-        return None if checkpoint is None else checkpoint.context_length
-
     def save(self, output_path: str, *_: Any, **__: Any) -> None:
         """Write how it was loaded, not the weights.
 
@@ -96,16 +92,25 @@ class UmeModule(InputModule):
             InvalidOption: it was built around an engine that cannot be named in a file.
         """
         if self._source is None:
-            raise InvalidOption("this model cannot be saved", fix="make it with load(name, ...)")
+            raise InvalidOption(
+                "this model cannot be saved",
+                fix="make it with load(name, ...) and options that are strings or numbers",
+            )
         config = {**self._source, "mode": self.mode}
         (Path(output_path) / _CONFIG).write_text(json.dumps(config, indent=2), "utf-8")
 
     @classmethod
-    def load(cls, model_name_or_path: str, *_: Any, **__: Any) -> UmeModule:
+    def load(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, model_name_or_path: str, **where: Any
+    ) -> UmeModule:
         """What `save` wrote (sentence-transformers asks for trust_remote_code=True first)."""
-        config = json.loads((Path(model_name_or_path) / _CONFIG).read_text("utf-8"))
+        known = ("subfolder", "token", "cache_folder", "revision", "local_files_only")
+        config = cls.load_config(
+            model_name_or_path, config_filename=_CONFIG,
+            **{name: value for name, value in where.items() if name in known},
+        )  # fmt: skip
         mode = config.pop("mode")
-        embedder = load_embedder(config["model"], engine=config["engine"])
+        embedder = load_embedder(config["model"], engine=config["engine"], **config["options"])
         return cls(embedder, mode, config)
 
 
@@ -122,10 +127,15 @@ def load(
         model: an alias, checkpoint directory, hub id, exported directory, or a loaded embedder.
         mode: `disc` or `gen`. engine: as in `ume_core.load`. options: fields of `LoadOptions`.
     """
+    source: dict[str, Any] | None = None
     if isinstance(model, (str, Path)):
         embedder = load_embedder(model, engine=engine, **options)
-        source = {"model": str(model), "engine": engine} if not options else None
+        name = str(Path(model).resolve()) if Path(model).is_dir() else str(model)
+        plain = all(isinstance(v, (str, int, float, bool, type(None))) for v in options.values())
+        source = {"model": name, "engine": engine, "options": options} if plain else None
     else:
-        embedder, source = model, None
+        embedder = model
     module = UmeModule(embedder, mode, source)
-    return SentenceTransformer(modules=[module], device="cpu", similarity_fn_name="cosine")
+    made = SentenceTransformer(modules=[module], device="cpu")
+    made.similarity_fn_name = "cosine"
+    return made

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ume_core.errors import InvalidOption
-from ume_core.qwen.checkpoint import find_checkpoint
+from ume_core.qwen.checkpoint import find_checkpoint, new_directory, open_up
 
 _TEMPLATE = "disc_emb"
 _MODULES = [
@@ -41,20 +41,18 @@ def save(model: str | Path, directory: Path, options: dict[str, Any]) -> Path:
     """
     if options:
         raise InvalidOption(f"unknown option {next(iter(options))!r}", fix="pass none")
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise InvalidOption(f"{directory} is not empty", fix="name a new directory")
+    directory = new_directory(directory)
     checkpoint = find_checkpoint(model)
     directory.parent.mkdir(parents=True, exist_ok=True)
     # Written beside its place and renamed, so that an interruption leaves nothing half made.
     part = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
-        for source in sorted(checkpoint.directory.iterdir()):
-            if source.is_file() and source.suffix in (".json", ".txt", ".safetensors", ".jinja"):
-                shutil.copyfile(source, part / source.name)
+        for source in (*checkpoint.side_files(), *checkpoint.weight_files()):
+            shutil.copyfile(source, part / source.name)
         _write_settings(part, checkpoint.hidden_size, checkpoint.chat_template)
         if directory.exists():
             directory.rmdir()
-        part.chmod(0o755)
+        open_up(part)
         part.rename(directory)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)

@@ -6,18 +6,26 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
-from ume_core.errors import CheckpointError
+from ume_core.errors import CheckpointError, InvalidOption
 from ume_core.qwen.patches import PatchConfig
 
 ARCHITECTURES = {
     "qwen2_vl": "Qwen2VLForConditionalGeneration",
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
 }
+# What stands beside the weights in the published layout, by every transformers line.
+_SIDE_FILES = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+    "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json",
+    "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
+    "chat_template.json", "chat_template.jinja",
+)  # fmt: skip
 # Published revisions: mteb 2.26.24 `ume_r1.py`. Pinning keeps a hub id from changing its vectors.
 REVISIONS = {
     "zhibinlan/UME-R1-2B": "e7aaa253cd315be20bd15c8704ad281b4fdf82c9",
@@ -59,6 +67,20 @@ class Checkpoint:
         if self.config["model_type"] == "qwen2_vl":
             return None
         return float(self.config["vision_config"].get("tokens_per_second", 4))
+
+    def side_files(self) -> list[Path]:
+        """Its files besides the weights, of the published layout only.
+
+        Raises:
+            CheckpointError: one is a link that leads elsewhere than into a hub cache.
+        """
+        return [_own(self.directory / n) for n in _SIDE_FILES if (self.directory / n).is_file()]
+
+    def weight_files(self) -> list[Path]:
+        """Its weights, and their index where there are several."""
+        index = self.directory / "model.safetensors.index.json"
+        found = _weight_files(self.directory)
+        return [_own(p) for p in (*found, *([index] if len(found) > 1 else []))]
 
     def _text(self, key: str) -> Any:
         # transformers 4.5x and later nest the text model's fields; the published files are flat.
@@ -102,8 +124,41 @@ def find_checkpoint(
 
 
 def weights_digest(directory: Path) -> str:
-    """SHA-256 over the weight files, 16 hex digits; remembered per file size and time."""
-    files = _weight_files(directory)
+    """SHA-256 over a checkpoint's weight files, 16 hex digits."""
+    return files_digest(_weight_files(directory))
+
+
+def new_directory(directory: Path) -> Path:
+    """The absolute path of a directory that is to be written.
+
+    Raises:
+        InvalidOption: something is there already, or it is a link.
+    """
+    if not directory.name:
+        raise InvalidOption(f"{directory} is the working directory", fix="name a new directory")
+    path = directory.parent.resolve() / directory.name
+    if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
+        raise InvalidOption(f"{directory} is not empty", fix="name a new directory")
+    return path
+
+
+def open_up(directory: Path) -> None:
+    """Give a temporary directory the permissions of one made by `mkdir`."""
+    mask = os.umask(0)
+    os.umask(mask)
+    directory.chmod(0o777 & ~mask)
+
+
+def _own(path: Path) -> Path:
+    """A file of the checkpoint itself, or one its hub cache links to."""
+    target = path.resolve()
+    if target.parent != path.parent.resolve() and target.parent.name != "blobs":
+        raise CheckpointError(f"{path} links to {target}", fix="copy the file into the checkpoint")
+    return path
+
+
+def files_digest(files: Sequence[Path]) -> str:
+    """SHA-256 over files, 16 hex digits; remembered per file size and time."""
     key = "|".join(f"{f}:{f.stat().st_size}:{f.stat().st_mtime_ns}" for f in files)
     store = _cache_file()
     known: dict[str, str] = {}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TypeAlias
@@ -24,6 +25,7 @@ from ume_core.signature import Mode, Signature
 # Items among which batches are formed; whichever comes first.
 _WINDOW = 256
 _WINDOW_BYTES = 256 * 1024 * 1024
+_GIVEN_TOKENS = 32  # more than any given beginning or close of an answer
 Prepared: TypeAlias = "Iterator[tuple[int, Rendered | UmeError]]"
 
 
@@ -36,7 +38,7 @@ class Output:
     gen: list[Vectors]
 
 
-Outputs: TypeAlias = "Iterator[tuple[int, Output | UmeError]]"
+Outputs: TypeAlias = "Generator[tuple[int, Output | UmeError]]"
 
 
 class QwenEmbedder(ABC):
@@ -126,16 +128,20 @@ class QwenEmbedder(ABC):
             return found
 
         outputs: dict[int, Output] = {}
-        prepared = enumerate(prepare_ahead(len(items), prepare_one, _bytes))
+        ahead = prepare_ahead(len(items), prepare_one, _bytes)
+        prepared = enumerate(ahead)
         run = self.gen_outputs(prepared, budget, sampling) if gen else self._disc(prepared)
-        for index, output in run:
-            if isinstance(output, UmeError):
-                if on_error == "raise":
-                    raise output.at(index)
-                output = Output(Record("failed", str(output)), None, [])
-            outputs[index] = output
-            if progress is not None:
-                progress(len(outputs), len(items))
+        # Closed at once when something raises: threads, pictures and caches must not wait for the
+        # garbage collector.
+        with closing(ahead), closing(run):
+            for index, output in run:
+                if isinstance(output, UmeError):
+                    if on_error == "raise":
+                        raise output.at(index)
+                    output = Output(Record("failed", str(output)), None, [])
+                outputs[index] = output
+                if progress is not None:
+                    progress(len(outputs), len(items))
         ordered = [outputs[i] for i in range(len(items))]
         return self._result(ordered, mode, sampling.n if sampling is not None else 1)
 
@@ -192,6 +198,8 @@ class QwenEmbedder(ABC):
 
     def _check_room(self, rendered: Rendered, budget: int) -> None:
         context = self.checkpoint.context_length
+        if budget and self.options.thinking != "full":
+            budget += _GIVEN_TOKENS
         if len(rendered.ids) + budget + 1 > context:
             raise LimitExceeded(
                 f"the prompt's {len(rendered.ids):,} tokens and {budget:,} new ones exceed the "

@@ -42,6 +42,8 @@ _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 # Patches remembered for media that come again soon; those of one image are mostly below 20 MB.
 _RECENT_BYTES = 128 * 1024 * 1024
+# Numbers in one axis' resize weights: 8K to 4K is 30 million.
+_MOST_WEIGHTS, _REMEMBERED_WEIGHTS = 60_000_000, 2_000_000
 DEFAULT_MIN_PIXELS = 56 * 56
 DEFAULT_MAX_PIXELS = 28 * 28 * 1280
 
@@ -279,9 +281,25 @@ def resize_frames(frames: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.N
     return out
 
 
-@lru_cache(maxsize=64)
 def _bicubic(source: int, target: int) -> npt.NDArray[np.float32]:
-    """Weights (target, source) of an antialiased bicubic resize, Keys' a = -0.5."""
+    """Weights (target, source) of an antialiased bicubic resize; small ones are remembered."""
+    if source * target > _MOST_WEIGHTS:
+        raise LimitExceeded(
+            f"frames of {source:,} pixels cannot be resized to {target:,} here",
+            fix="shrink the frames first",
+        )
+    if source * target > _REMEMBERED_WEIGHTS:
+        return _bicubic_weights(source, target)
+    return _remembered_weights(source, target)
+
+
+@lru_cache(maxsize=16)
+def _remembered_weights(source: int, target: int) -> npt.NDArray[np.float32]:
+    return _bicubic_weights(source, target)
+
+
+def _bicubic_weights(source: int, target: int) -> npt.NDArray[np.float32]:
+    """Keys' kernel, a = -0.5."""
     scale = source / target
     stretch = max(scale, 1.0)
     weights = np.zeros((target, source), dtype=np.float32)

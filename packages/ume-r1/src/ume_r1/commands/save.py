@@ -20,7 +20,10 @@ def run(args: argparse.Namespace) -> int:
     """Write the directory through the plugin that has the format."""
     formats = registry().exporters
     if args.format not in formats:
-        known = ", ".join(sorted(formats)) or "none; pip install ume-sentence-transformers"
+        known = (
+            ", ".join(sorted(formats))
+            or "none; in a clone: pip install plugins/ume-sentence-transformers"
+        )
         raise InvalidOption(f"unknown format {args.format!r}", fix=f"known formats: {known}")
     alias = registry().models.get(args.model)
     location: str | Path = args.model

@@ -50,6 +50,8 @@ class UmeEmbedding(MultiModalEmbedding):
         return "UmeEmbedding"
 
     def _embed(self, items: Sequence[ItemLike], instruction: str | None) -> list[Embedding]:
+        if not items:
+            return []
         result = self._embedder.embed(items, mode=self.mode, instruction=instruction)
         return result.vectors(self.mode).tolist()
 
@@ -80,7 +82,9 @@ class UmeEmbedding(MultiModalEmbedding):
             if isinstance(source, BytesIO):
                 images.append(Image(source.getvalue()))
             else:
-                images.append(Image(source if "://" in str(source) else Path(str(source))))
+                text = str(source)
+                url = "://" in text or text.startswith("data:")
+                images.append(Image(text if url else Path(text)))
         return self._embed(images, self.text_instruction)
 
     async def _aget_image_embedding(self, img_file_path: ImageType) -> Embedding:
