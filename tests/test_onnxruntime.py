@@ -107,6 +107,7 @@ def test_the_gate_catches_wrong_inputs_that_cosines_forgive(
     if wrong in (_rolled, _no_windows):
         layout = engine._layout
         fake = type("Layout", (), {
+            "window": layout.window,
             "arrays": lambda _, media: wrong(layout, media),
             "states": lambda _, media, output: layout.states(media, output),
         })()  # fmt: skip
@@ -190,8 +191,10 @@ def test_what_is_no_export_says_how_to_make_one(exported: Path, tmp_path: Path) 
             OnnxEmbedder(copy)
     (tmp_path / "0" / "onnx" / "text_encoder.onnx").write_bytes(b"no graph")
     shutil.copy(exported / graphs.MANIFEST, tmp_path / "0")
-    with pytest.raises(CheckpointError, match="cannot be loaded"):
+    with pytest.raises(CheckpointError, match="not those that were checked"):
         OnnxEmbedder(tmp_path / "0")
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        OnnxEmbedder(tmp_path / "0", unchecked=True)
     wrong: Any
     for wrong in ({"dtype": "bfloat16"}, {"provider": "x"}, {"provider": "tensorrt"},
                     {"invariant": True}):  # fmt: skip

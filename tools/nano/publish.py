@@ -44,6 +44,8 @@ def main() -> None:
         _weights(args.run, target)
         command = [sys.executable, "-m", "tools.nano.evaluate", "--json", str(NUMBERS)]
         subprocess.run(command, cwd=ROOT, check=True)
+        ablation = [sys.executable, "-m", "tools.nano.ablation", "--json", str(NUMBERS)]
+        subprocess.run(ablation, cwd=ROOT, check=True)
     found = json.loads(NUMBERS.read_text("utf-8"))
     (target / "README.md").write_text(card(found), "utf-8")
 
@@ -90,11 +92,18 @@ def card(found: dict[str, Any]) -> str:
         recall("composed scenes", "seen", words, "caption", "disc"),
         same_picture,
     )
+    names, thinking = found["ablation"]["words"], found["ablation"]["thinking"]
     size = sum(f.stat().st_size for f in ume_nano.path().iterdir()) / 1e6
     return CARD.read_text("utf-8").format(
         size=f"{size:.1f}",
         at_end=" | ".join(map(str, at_end)),
         pictures=same_picture,
+        own_seen=names["seen concepts, its own text side"],
+        own_unseen=names["unseen concepts, its own text side"],
+        teacher_seen=names["seen concepts, names through MiniLM"],
+        teacher_unseen=names["unseen concepts, names through MiniLM"],
+        gen_none=thinking["gen, thinking none"],
+        gen_skip=thinking["gen, thinking skip"],
         keywords=recall("unseen", "unseen", words, "keywords", "disc"),
         gen=recall("seen", "unseen", words, "name", "gen"),
         disc=recall("seen", "unseen", words, "name", "disc"),

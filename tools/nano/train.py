@@ -23,7 +23,7 @@ def main() -> None:
     """Build the data, create the run if it is new, and train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, default=CACHE / "run")
-    parser.add_argument("--steps", type=int, default=2900)
+    parser.add_argument("--steps", type=int, default=3600)
     parser.add_argument("--until", type=int, help="stop (and save) after this step")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--device", default="cpu")
