@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +91,39 @@ def test_invariant_engines_answer_bit_for_bit(checkpoint: Make, dtype: str) -> N
         assert alone.disc is not None and alone.gen is not None
         assert (alone.disc[0] == whole.disc[i]).all() and (alone.gen[0] == whole.gen[i]).all()
         assert alone.records[0].samples == whole.records[i].samples
+
+
+def test_the_variable_length_call_means_the_same_as_the_loop(
+    checkpoint: Make, qwen2: TorchEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """flash-attn needs a GPU; its documented meaning, written out, checks what it is handed."""
+
+    def flash_attn_varlen_func(
+        q: Any, k: Any, v: Any, *, cu_seqlens_q: Any, cu_seqlens_k: Any, max_seqlen_q: int,
+        max_seqlen_k: int, causal: bool,
+    ) -> Any:  # fmt: skip
+        assert causal and cu_seqlens_q.dtype == torch.int32
+        out = torch.empty_like(q)
+        for i in range(len(cu_seqlens_q) - 1):
+            own = slice(int(cu_seqlens_q[i]), int(cu_seqlens_q[i + 1]))
+            seen = slice(int(cu_seqlens_k[i]), int(cu_seqlens_k[i + 1]))
+            groups = q.shape[1] // k.shape[1]
+            keys, values = (t[seen].repeat_interleave(groups, 1) for t in (k, v))
+            queries, total = own.stop - own.start, seen.stop - seen.start
+            assert queries <= max_seqlen_q and total <= max_seqlen_k
+            scores = torch.einsum("qhd,khd->hqk", q[own], keys) * q.shape[-1] ** -0.5
+            allowed = torch.ones(queries, total).tril(total - queries) > 0
+            weights = scores.masked_fill(~allowed, -torch.inf).softmax(-1)
+            out[own] = torch.einsum("hqk,khd->qhd", weights, values)
+        return out
+
+    fake = types.ModuleType("flash_attn")
+    fake.flash_attn_varlen_func = flash_attn_varlen_func  # type: ignore[attr-defined]
+    expected = qwen2.embed(many_items(), mode="both", max_new_tokens=4)
+    engine = TorchEmbedder(checkpoint("qwen2_vl"))
+    monkeypatch.setitem(sys.modules, "flash_attn", fake)
+    monkeypatch.setattr(engine._runner._decoder, "flash", True)
+    close(engine.embed(many_items(), mode="both", max_new_tokens=4), expected)
 
 
 def test_a_picture_that_comes_again_is_computed_once(

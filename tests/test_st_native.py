@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from sentence_transformers import SentenceTransformer
 
 import ume_sentence_transformers.native as native
@@ -67,9 +68,11 @@ def test_a_video_equals_the_engines(pair: Pair) -> None:
     found = model.encode([[{"role": "user", "content": content}]], processing_kwargs=asis)
     item = [Video(frames, resized_height=112, resized_width=112), "x"]
     expected = engine.embed([item]).vectors("disc")
-    # Qwen2.5-VL places frames by their time, and transformers 5.x assumes its own frame rate.
-    bound = 1e-5 if engine.checkpoint.config["model_type"] == "qwen2_vl" else 0.2
-    assert np.abs(np.asarray(found) - expected).max() <= bound
+    difference = np.abs(np.asarray(found) - expected).max()
+    if engine.checkpoint.config["model_type"] == "qwen2_vl" or transformers.__version__ < "5":
+        assert difference <= 1e-5
+    else:  # transformers 5.x assumes a frame rate of its own; if this fails, say so in the README
+        assert 1e-5 < difference < 2e-2
 
 
 def test_what_existing_code_calls_works(

@@ -14,6 +14,7 @@ from tools.benchmark.race import Field
 from ume_core.items import Image
 from ume_core.loading import LoadOptions
 from ume_torch.engine import TorchEmbedder
+from ume_torch.kv import KeyValues
 
 GALLERY = Path(__file__).resolve().parents[1] / "gallery"
 
@@ -62,8 +63,8 @@ def memory(field: Field) -> dict[str, float]:
     import torch
 
     runner = field.ours._runner
-    cache = runner._new_cache()
-    shape = cache.shape
+    shape = runner._shape
+    cache = KeyValues(shape)
     prompt_kv = torch.zeros(64, shape.kv_heads, shape.head_dim, dtype=shape.dtype)
     prompt_kv = prompt_kv.to(shape.device)
     cache.add([[(prompt_kv, prompt_kv)] * shape.layers] * 2)
@@ -71,7 +72,7 @@ def memory(field: Field) -> dict[str, float]:
     for _ in range(512):
         cache.extend()
     per_token = (cache.nbytes - before) / (2 * 512)
-    exact = float(runner._decoder.kv_bytes_per_token)
+    exact = float(shape.bytes_per_token)
     return {"bytes_per_token": per_token, "kv_bytes": exact, "ratio": per_token / exact}
 
 

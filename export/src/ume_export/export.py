@@ -6,7 +6,6 @@ import logging
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -16,13 +15,12 @@ from typing import Any
 import onnx
 from optimum.exporters.onnx import export as optimum_export
 
+from ume_core.directories import new_directory
 from ume_core.errors import CheckpointError, InvalidOption
 from ume_core.qwen.checkpoint import (
     Checkpoint,
     files_digest,
     find_checkpoint,
-    new_directory,
-    open_up,
     weights_digest,
 )
 from ume_core.qwen.graphs import TEXT, VISION
@@ -57,23 +55,13 @@ def export(
         raise InvalidOption(
             f"unknown precision {precision!r}", fix=f"use one of: {', '.join(BOUNDS)}"
         )
-    directory = new_directory(directory)
-    checkpoint = find_checkpoint(model, name=name)
-    size = sum(f.stat().st_size for f in checkpoint.directory.glob("*.safetensors"))
-    say(f"{checkpoint.name}: {size / 1e9:.2f} GB of weights; expect a peak of about "
-        f"{_peak(size, checkpoint, precision) / 1e9:.1f} GB of memory")  # fmt: skip
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-    try:
-        manifest = _export_into(part, checkpoint, precision, opset, say)
-        if directory.exists():
-            directory.rmdir()
-        open_up(part)
-        part.rename(directory)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    return manifest
+    with new_directory(directory) as part:
+        checkpoint = find_checkpoint(model, name=name)
+        size = sum(f.stat().st_size for f in checkpoint.weight_files())
+        peak = _peak(size, checkpoint, precision)
+        say(f"{checkpoint.name}: {size / 1e9:.2f} GB of weights; expect a peak of about "
+            f"{peak / 1e9:.1f} GB of memory")  # fmt: skip
+        return _export_into(part, checkpoint, precision, opset, say)
 
 
 def _export_into(

@@ -8,7 +8,7 @@ from typing import Any
 
 from ume_core.embedder import Embedder
 from ume_core.errors import EngineUnavailable, InvalidOption
-from ume_core.hookspecs import BackendSpec
+from ume_core.hookspecs import BackendSpec, ModelSpec
 from ume_core.limits import Limits, Policy
 from ume_core.plugins import registry, resolve
 from ume_core.prompts import DEFAULT_PROMPT
@@ -91,24 +91,24 @@ def load(
             f"unknown option {unknown[0]!r}", fix=f"use: {', '.join(sorted(known))}"
         )
     chosen = replace(options or LoadOptions(), **changes)
-    location, chosen = _locate(model, chosen)
+    location, alias = locate(model)
+    if alias is not None:
+        chosen = replace(
+            chosen, name=chosen.name or alias.name, aligned=chosen.aligned or alias.aligned
+        )
     spec = _engine(engine, location)
     embedder: Embedder = resolve(spec.factory)(location, chosen)
     return embedder
 
 
-def _locate(model: str | Path, options: LoadOptions) -> tuple[str | Path, LoadOptions]:
-    """The model's directory or hub id, and the options with what its card says."""
+def locate(model: str | Path) -> tuple[str | Path, ModelSpec | None]:
+    """The directory or hub id behind a name, and the alias if it is one."""
     alias = registry().models.get(str(model))
     # An alias wins over a directory of that name: existing code must not change meaning with cwd.
     if alias is None:
-        return model, options
-    named = replace(
-        options, name=options.name or alias.name, aligned=options.aligned or alias.aligned
-    )
-    if ":" in alias.location:
-        return resolve(alias.location)(), named
-    return alias.location, named
+        return model, None
+    where = alias.location
+    return (resolve(where)() if ":" in where else where), alias
 
 
 def _engine(name: str, location: str | Path) -> BackendSpec:

@@ -16,11 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ume_core.errors import CheckpointError
-from ume_torch.kv import KeyValues
+from ume_torch.kv import KeyValues, LayerKV
 from ume_torch.pack import Pack
-
-# Per layer: keys and values (tokens, KV heads, head dim), keys already rotated.
-LayerKV = list[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -63,12 +60,6 @@ class Decoder:
         # Which of (temporal, height, width) turns each frequency: arXiv 2409.12191, section 2.1.
         axes = torch.repeat_interleave(torch.arange(3), torch.tensor(sections))
         self._axes = axes.to(model.device)
-
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """Bytes of keys and values of one token."""
-        size = self.embed.weight.element_size()
-        return 2 * len(self.layers) * self.kv_heads * self.head_dim * size
 
     def prefill(
         self,

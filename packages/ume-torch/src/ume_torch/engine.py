@@ -85,7 +85,15 @@ class TorchEmbedder(QwenEmbedder):
                 out.append(error)
         return out
 
-    def gen_outputs(self, prepared: Prepared, budget: int, sampling: Sampling | None) -> Outputs:
+    def outputs(
+        self, prepared: Prepared, mode: Mode, budget: int, sampling: Sampling | None
+    ) -> Outputs:
+        """Disc vectors window by window; answers as they finish."""
+        if mode == "disc":
+            return super().outputs(prepared, mode, budget, sampling)
+        return self._gen(prepared, budget, sampling)
+
+    def _gen(self, prepared: Prepared, budget: int, sampling: Sampling | None) -> Outputs:
         """Answers as they finish; those of the gen cache at once."""
         signature = self.signature("gen")
         lengths: dict[int, int] = {}

@@ -1,9 +1,9 @@
 """Continuous decoding that keeps one vector per row: the state of its own `<gen_emb>`.
 
 Rows join a running batch when there is room and leave it when they are done. Rules (each a bug of
-the published code, facts section 4): `<gen_emb>` counts only among generated tokens; a row ends at
-its first `<gen_emb>`; the state is the forward pass *of* that token, also when it was the last one
-allowed; a row that ends or runs out without it gets `<gen_emb>` appended and says so.
+the published `eval_twomode.py` @55e5512): `<gen_emb>` counts only among generated tokens; a row
+ends at its first `<gen_emb>`; the state is the forward pass *of* that token, also when it was the
+last one allowed; a row that ends or runs out without it gets `<gen_emb>` appended and says so.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ from torch import Tensor
 
 from ume_core.embedder import Sampling
 from ume_core.qwen.tokens import SpecialTokens
-from ume_torch.kv import KeyValues
-
-LayerKV = list[tuple[Tensor, Tensor]]
+from ume_torch.kv import KeyValues, LayerKV
 
 
 @dataclass(eq=False)
@@ -96,7 +94,7 @@ class Running:
 
     def add(self, rows: Sequence[Row], kv: Sequence[LayerKV]) -> None:
         """Let rows join; `kv` holds the keys and values of each one's prompt."""
-        self.cache.add(list(kv))
+        self.cache.add(kv)
         self.rows += rows
 
     def advance(self) -> list[Row]:

@@ -7,12 +7,16 @@ past. Rows that leave are overwritten in place: that must not need memory when t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 BLOCK = 64  # tokens by which room grows
+# Per layer: keys and values (tokens, KV heads, head dim), keys already rotated.
+LayerKV: TypeAlias = list[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,11 @@ class Shape:
     dtype: torch.dtype
     device: torch.device
 
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of keys and values of one token."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype.itemsize
+
 
 class KeyValues:
     """Keys and values of running rows; row order is the caller's."""
@@ -35,9 +44,6 @@ class KeyValues:
         self._keys = [self._room(0, 0) for _ in range(shape.layers)]
         self._values = [self._room(0, 0) for _ in range(shape.layers)]
 
-    def __len__(self) -> int:
-        return len(self.lengths)
-
     @property
     def nbytes(self) -> int:
         """Bytes it holds."""
@@ -45,11 +51,9 @@ class KeyValues:
 
     def bytes_for(self, rows: int, tokens: int) -> int:
         """Bytes it would hold with that many rows, the longest of that many tokens."""
-        element = torch.empty(0, dtype=self.shape.dtype).element_size()
-        per_token = 2 * self.shape.layers * self.shape.kv_heads * self.shape.head_dim * element
-        return rows * _rounded(tokens) * per_token
+        return rows * _rounded(tokens) * self.shape.bytes_per_token
 
-    def add(self, prompts: list[list[tuple[Tensor, Tensor]]]) -> None:
+    def add(self, prompts: Sequence[LayerKV]) -> None:
         """Append rows that hold the keys and values (tokens, KV heads, dim) of whole prompts."""
         first = len(self.lengths)
         lengths = self.lengths + [len(p[0][0]) for p in prompts]

@@ -16,9 +16,9 @@ from ume_core.embedder import Sampling
 from ume_core.errors import LimitExceeded
 from ume_core.loading import LoadOptions
 from ume_core.qwen.render import Rendered
-from ume_torch.decoder import Decoder, LayerKV, Prefilled
+from ume_torch.decoder import Decoder, Prefilled
 from ume_torch.generate import Pick, Row, Rules, Running, Sampler, greedy
-from ume_torch.kv import KeyValues, Shape
+from ume_torch.kv import KeyValues, LayerKV, Shape
 from ume_torch.memory import free_bytes, is_out_of_memory, release
 from ume_torch.pack import build_pack
 from ume_torch.vision import Vision
@@ -59,7 +59,10 @@ class Runner:
         self._vision = Vision(model.model.visual, options.media_cache_bytes)
         self._lm_head = model.lm_head
         self._places = (model.config.image_token_id, model.config.video_token_id)
-        self._dtype: torch.dtype = model.dtype
+        d = self._decoder
+        self._shape = Shape(
+            len(d.layers), d.kv_heads, d.head_dim, model.dtype, torch.device(device)
+        )
         self._heads = ByteCache[bytes, LayerKV](
             _HEAD_BYTES, lambda kv: sum(2 * k.numel() * k.element_size() for k, _ in kv)
         )
@@ -71,7 +74,7 @@ class Runner:
         config = model.model.language_model.config
         # Held at once for a token: about six states, the three sides of the MLP, its keys, values.
         width = 6 * config.hidden_size + 3 * config.intermediate_size
-        per_token = width * self._dtype.itemsize + self._decoder.kv_bytes_per_token
+        per_token = width * self._shape.dtype.itemsize + self._shape.bytes_per_token
         return max(256, min(most, int(free_bytes(self.device) * _PACK_SHARE / per_token)))
 
     def disc(self, prompts: Sequence[Rendered]) -> list[Tensor | LimitExceeded]:
@@ -108,7 +111,7 @@ class Runner:
         samples = sampling.n if sampling is not None else 1
         pick = pick or (Sampler(sampling) if sampling is not None else greedy)
         line = _Line(prompts, samples, max(samples, 1 if self._invariant else self.rows))
-        run = Running(self._decoder.step, self._lm_head, self._new_cache(), pick, rules)
+        run = Running(self._decoder.step, self._lm_head, KeyValues(self._shape), pick, rules)
         found: dict[int, Generated] = {}
         room = int(free_bytes(self.device) * _KV_SHARE)
         while True:
@@ -251,11 +254,6 @@ class Runner:
         for key, kv in filled.heads.items():
             self._heads.put(key, kv)
         return filled
-
-    def _new_cache(self) -> KeyValues:
-        d = self._decoder
-        device = torch.device(self.device)
-        return KeyValues(Shape(len(d.layers), d.kv_heads, d.head_dim, self._dtype, device))
 
     def _say(self, message: str) -> None:
         release(self.device)

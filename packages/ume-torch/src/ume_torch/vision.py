@@ -1,7 +1,7 @@
 """The vision tower over many images at once, each distinct one once, no attention across images.
 
 transformers runs one attention call per image and layer. Qwen2-VL's images of equal patch count are
-one batch here instead (same maths, same weights; measured in tools/bench). Qwen2.5-VL has window
+one batch here instead (same maths, same weights). Qwen2.5-VL has window
 attention, whose layout depends on the image, and goes through transformers' own forward.
 """
 

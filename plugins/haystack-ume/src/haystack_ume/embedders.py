@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from haystack import Document, component, default_from_dict, default_to_dict
+from typing_extensions import Self
 
 from ume_core import Embedder, Image, InvalidItem, InvalidOption, Item, ItemLike, Text, load
-from ume_core.items import Part
+from ume_core.items import IMAGE_SUFFIXES, Part
 from ume_core.signature import Mode
-
-_PICTURES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"))
 
 
 class _Loaded:
@@ -51,6 +50,11 @@ class _Loaded:
             instruction=self.instruction, load_options=self.load_options,
         )  # fmt: skip
 
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """From `to_dict`'s form."""
+        return default_from_dict(cls, data)
+
 
 @component
 class UmeTextEmbedder(_Loaded):
@@ -60,11 +64,6 @@ class UmeTextEmbedder(_Loaded):
         model, engine, load_options: as in `ume_core.load`. mode: `disc` or `gen`.
         instruction: task instruction.
     """
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> UmeTextEmbedder:
-        """From `to_dict`'s form."""
-        return default_from_dict(cls, data)
 
     @component.output_types(embedding=list[float])
     def run(self, text: str) -> dict[str, Any]:
@@ -81,11 +80,6 @@ class UmeDocumentEmbedder(_Loaded):
         model, engine, load_options: as in `ume_core.load`. mode: `disc` or `gen`.
         instruction: task instruction.
     """
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> UmeDocumentEmbedder:
-        """From `to_dict`'s form."""
-        return default_from_dict(cls, data)
 
     @component.output_types(documents=list[Document])
     def run(self, documents: list[Document]) -> dict[str, Any]:
@@ -108,7 +102,7 @@ def _item(index: int, document: Document) -> Item:
     blob, path = document.blob, document.meta.get("file_path")
     if blob is not None and (blob.mime_type or "image/").startswith("image/"):
         parts.append(Image(blob.data))
-    elif isinstance(path, str) and Path(path).suffix.lower() in _PICTURES:
+    elif isinstance(path, str) and Path(path).suffix.lower() in IMAGE_SUFFIXES:
         parts.append(Image(Path(path)))
     if document.content:
         parts.append(Text(document.content))

@@ -27,8 +27,8 @@ class UmeEmbeddings(BaseModel, Embeddings):
         ```
 
     Queries and documents may be embedded in different modes only where the model card declares
-    that disc and gen share one space; otherwise construction fails. pydantic wraps every error of
-    construction in its `ValidationError`, whose text names the cause and the fix.
+    that disc and gen share one space; otherwise construction fails. pydantic wraps most errors of
+    construction in its `ValidationError` (a `ValueError`), whose text names the cause and the fix.
     """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), frozen=True)

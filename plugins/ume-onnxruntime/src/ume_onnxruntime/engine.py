@@ -22,8 +22,8 @@ from ume_onnxruntime.manifest import Manifest
 from ume_onnxruntime.sessions import Graph, choose_provider
 
 _DISC: frozenset[Mode] = frozenset({"disc"})
-# Patches of one vision call; images of one size run together up to here (measured in export.md:
-# one by one and small batches cost the same on a CPU, a packed mask costs its square).
+# Patches of one vision call: images of one size run together up to here, which bounds the memory of
+# their attention (patches squared).
 _CALL_PATCHES = 4096
 # Qwen2.5-VL's window bias is a number for every pair of patches: 1 GB at this many.
 _WINDOWED_PATCHES = 16_384

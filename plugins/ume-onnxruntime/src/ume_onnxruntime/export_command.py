@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from ume_core.errors import EngineUnavailable
-from ume_core.plugins import registry, resolve
+from ume_core.loading import locate
 
 PRECISIONS = ("float32", "float16", "int8")
 
@@ -24,12 +24,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Find or make the environment, and export there."""
-    alias = registry().models.get(args.model)
-    location, name = args.model, Path(args.model).name if Path(args.model).is_dir() else args.model
-    if alias is not None:
-        name = alias.name
-        found = alias.location
-        location = str(resolve(found)()) if ":" in found else found
+    location, alias = locate(args.model)
+    directory = alias is None and Path(args.model).is_dir()
+    name = Path(args.model).resolve().name if directory else args.model
     command = [
         str(find_python()), "-m", "ume_export", str(location), str(args.directory.absolute()),
         "--name", name, "--precision", args.precision, "--opset", str(args.opset),

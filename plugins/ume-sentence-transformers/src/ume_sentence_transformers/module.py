@@ -83,7 +83,6 @@ class UmeModule(InputModule):
         return self.embedder.dimensions
 
     get_sentence_embedding_dimension = get_embedding_dimension
-    get_word_embedding_dimension = get_embedding_dimension
 
     def save(self, output_path: str, *_: Any, **__: Any) -> None:
         """Write how it was loaded, not the weights.

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from ume_core.directories import new_directory
 from ume_core.errors import InvalidOption
-from ume_core.qwen.checkpoint import find_checkpoint, new_directory, open_up
+from ume_core.qwen.checkpoint import find_checkpoint
 
 _TEMPLATE = "disc_emb"
 _MODULES = [
@@ -41,22 +41,11 @@ def save(model: str | Path, directory: Path, options: dict[str, Any]) -> Path:
     """
     if options:
         raise InvalidOption(f"unknown option {next(iter(options))!r}", fix="pass none")
-    directory = new_directory(directory)
-    checkpoint = find_checkpoint(model)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    # Written beside its place and renamed, so that an interruption leaves nothing half made.
-    part = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-    try:
+    with new_directory(directory) as part:
+        checkpoint = find_checkpoint(model)
         for source in (*checkpoint.side_files(), *checkpoint.weight_files()):
             shutil.copyfile(source, part / source.name)
         _write_settings(part, checkpoint.hidden_size, checkpoint.chat_template)
-        if directory.exists():
-            directory.rmdir()
-        open_up(part)
-        part.rename(directory)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
     return directory
 
 

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
-from ume_core.errors import CheckpointError, InvalidOption
+from ume_core.errors import CheckpointError
 from ume_core.qwen.patches import PatchConfig
 
 ARCHITECTURES = {
@@ -126,27 +126,6 @@ def find_checkpoint(
 def weights_digest(directory: Path) -> str:
     """SHA-256 over a checkpoint's weight files, 16 hex digits."""
     return files_digest(_weight_files(directory))
-
-
-def new_directory(directory: Path) -> Path:
-    """The absolute path of a directory that is to be written.
-
-    Raises:
-        InvalidOption: something is there already, or it is a link.
-    """
-    if not directory.name:
-        raise InvalidOption(f"{directory} is the working directory", fix="name a new directory")
-    path = directory.parent.resolve() / directory.name
-    if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
-        raise InvalidOption(f"{directory} is not empty", fix="name a new directory")
-    return path
-
-
-def open_up(directory: Path) -> None:
-    """Give a temporary directory the permissions of one made by `mkdir`."""
-    mask = os.umask(0)
-    os.umask(mask)
-    directory.chmod(0o777 & ~mask)
 
 
 def _own(path: Path) -> Path:

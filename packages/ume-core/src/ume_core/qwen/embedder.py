@@ -82,9 +82,15 @@ class QwenEmbedder(ABC):
     def fits(self, group: Sequence[Rendered], more: Rendered) -> bool:
         """Whether one more prompt may be computed together with these."""
 
-    def gen_outputs(self, prepared: Prepared, budget: int, sampling: Sampling | None) -> Outputs:
-        """Answers as they finish; only for engines whose `modes` say so."""
-        raise NotImplementedError
+    def outputs(
+        self, prepared: Prepared, mode: Mode, budget: int, sampling: Sampling | None
+    ) -> Outputs:
+        """Items as they finish: disc here; an engine that has gen adds it.
+
+        `mode` is one of the engine's own; `budget` and `sampling` are gen's.
+        """
+        del mode, budget, sampling
+        return self._disc(prepared)
 
     @property
     def dimensions(self) -> int:
@@ -130,7 +136,7 @@ class QwenEmbedder(ABC):
         outputs: dict[int, Output] = {}
         ahead = prepare_ahead(len(items), prepare_one, _bytes)
         prepared = enumerate(ahead)
-        run = self.gen_outputs(prepared, budget, sampling) if gen else self._disc(prepared)
+        run = self.outputs(prepared, mode, budget, sampling)
         # Closed at once when something raises: threads, pictures and caches must not wait for the
         # garbage collector.
         with closing(ahead), closing(run):

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ume_core.errors import InvalidOption
+from ume_core.loading import locate
 from ume_core.plugins import registry, resolve
 
 
@@ -25,11 +26,7 @@ def run(args: argparse.Namespace) -> int:
             or "none; in a clone: pip install plugins/ume-sentence-transformers"
         )
         raise InvalidOption(f"unknown format {args.format!r}", fix=f"known formats: {known}")
-    alias = registry().models.get(args.model)
-    location: str | Path = args.model
-    if alias is not None:
-        found = alias.location
-        location = resolve(found)() if ":" in found else found
+    location, _ = locate(args.model)
     directory = args.directory or Path(Path(str(args.model)).name)
     written = resolve(formats[args.format].run)(location, directory, {})
     print(f"{written}: {formats[args.format].description}")

@@ -56,8 +56,9 @@ def index(args: argparse.Namespace) -> int:
     # Only the folder's own files: a picture list inside a file cannot lead the reader elsewhere.
     model = load_from(args, policy=Policy(roots=(folder,), urls=False))
     signature = model.signature(args.mode)
-    # "short-64" is the option "short", whose number of tokens no command changes.
-    options = {field: str(getattr(signature, field)).partition("-64")[0] for field in OPTIONS}
+    options = {field: str(getattr(signature, field)) for field in OPTIONS}
+    # The signature's "short-64" is the option "short"; no command changes its number of tokens.
+    options["thinking"] = signature.thinking.partition("-")[0]
     name = str(Path(args.model).resolve()) if Path(args.model).is_dir() else args.model
     if signature.model == args.model:  # an alias or hub id, also where a directory has its name
         name = args.model
