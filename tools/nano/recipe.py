@@ -40,6 +40,7 @@ class Schedule:
         disc_only: share of steps before the first gen batch (see `kind`).
         small: share of steps with 56-pixel pictures.
         shaded: share of steps before pictures are also redrawn in outlines.
+        start: share of the schedule that an earlier run has done; this run does the rest.
     """
 
     steps: int
@@ -49,10 +50,15 @@ class Schedule:
     disc_only: float = 0.15
     small: float = 0.45
     shaded: float = 0.30
+    start: float = 0.0
+
+    def share(self, step: int) -> float:
+        """How far along the schedule a step is, 0 to 1."""
+        return self.start + (1 - self.start) * step / self.steps
 
     def kind(self, step: int) -> str:
         """What the step trains: `disc`, `gen`, or `short` (gen without the generation prompt)."""
-        share = step / self.steps
+        share = self.share(step)
         if share < self.disc_only:
             return "disc"
         if share < 0.5:
@@ -63,11 +69,11 @@ class Schedule:
 
     def side(self, step: int) -> int:
         """Side of the pictures in pixels."""
-        return 56 if step < self.small * self.steps else 84
+        return 56 if self.share(step) < self.small else 84
 
     def outlines(self, step: int) -> bool:
         """Whether some pictures are redrawn in outlines."""
-        return step >= self.shaded * self.steps
+        return self.share(step) >= self.shaded
 
 
 class NanoSource:

@@ -1,8 +1,13 @@
-"""Train ume-nano: `python -m tools.nano.train` (resumes where it stopped)."""
+"""Train ume-nano: `python -m tools.nano.train` (resumes where it stopped).
+
+`--from DIR` starts a run at a finished one's weights, at the part of the schedule that has the full
+picture size and every kind of batch, on other batches than the first run's.
+"""
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,6 +30,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=CACHE / "run")
     parser.add_argument("--steps", type=int, default=3600)
     parser.add_argument("--until", type=int, help="stop (and save) after this step")
+    parser.add_argument("--from", dest="start", type=Path, help="a checkpoint to go on from")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-teacher", action="store_true", help="ablation: no text teacher")
@@ -33,11 +39,14 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     sheet = load_sprites(CACHE)
     directory = args.run / "model"
-    if not (directory / "model.safetensors").is_file():
+    if not (directory / "model.safetensors").is_file() and args.start:
+        shutil.copytree(args.start, directory, ignore=shutil.ignore_patterns("README.md"))
+    elif not (directory / "model.safetensors").is_file():
         train_tokenizer(corpus(sheet), directory)
         model.create(directory)
     teacher = None if args.no_teacher else teacher_vectors(sheet, CACHE)
-    source = NanoSource(sheet, Schedule(args.steps), teacher)
+    schedule = Schedule(args.steps, start=Schedule.small if args.start else 0.0)
+    source = NanoSource(sheet, schedule, teacher, seed=1 if args.start else 0)
     trainer = Trainer(
         args.run, source, SFTConfig(steps=args.steps, weight_ce=2.0, device=args.device)
     )
