@@ -40,6 +40,18 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def exported_25(
+    checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A Qwen2.5-VL checkpoint, whose vision tower has windows, exported."""
+    from ume_r1.cli import main
+
+    directory = tmp_path_factory.mktemp("export25") / "out"
+    assert main(["export", str(checkpoint("qwen2_5_vl")), str(directory)]) == 0
+    return directory
+
+
+@pytest.fixture(scope="session")
 def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with pictures of different sizes, frames and an mp4."""
     folder = tmp_path_factory.mktemp("media")

@@ -18,18 +18,19 @@ ARROWS: dict[str, tuple[str, set[str]]] = {
     "packages/ume-train": ("ume_train", {"ume_core", "ume_torch"}),
     "packages/ume-r1": ("ume_r1", {"ume_core"}),
     "plugins/ume-onnxruntime": ("ume_onnxruntime", {"ume_core"}),
+    "plugins/ume-tensorrt": ("ume_tensorrt", {"ume_core"}),
     "plugins/ume-sentence-transformers": ("ume_sentence_transformers", {"ume_core"}),
     "plugins/langchain-ume": ("langchain_ume", {"ume_core"}),
     "plugins/llama-index-embeddings-ume": ("llama_index", {"ume_core"}),
     "plugins/haystack-ume": ("haystack_ume", {"ume_core"}),
     "plugins/chroma-ume": ("chroma_ume", {"ume_core"}),
     "plugins/mteb-ume": ("mteb_ume", {"ume_core"}),
-    "export": ("ume_export", {"ume_core", "ume_torch", "ume_onnxruntime"}),
+    "export": ("ume_export", {"ume_core", "ume_torch", "ume_onnxruntime", "ume_tensorrt"}),
 }
 NAMES = {name for name, _ in ARROWS.values()}
 HEAVY = {
     "torch", "transformers", "torchvision", "av", "lancedb", "pyarrow", "requests", "httpx",
-    "onnxruntime", "sentence_transformers",
+    "onnxruntime", "sentence_transformers", "tensorrt", "cuda",
 }  # fmt: skip
 
 

@@ -17,24 +17,16 @@ import pytest
 import ume_core
 import ume_nano
 from ume_core import CheckpointError, Image, InvalidOption, LoadOptions, ModeNotSupported, Video
+from ume_core.qwen import exported as exported_module
 from ume_core.qwen import graphs
 from ume_core.testing import EmbedderContract
 from ume_core.testing.contract import mixed_items, picture
 from ume_onnxruntime import OnnxEmbedder
-from ume_onnxruntime import engine as engine_module
 from ume_onnxruntime.export_command import find_python
 from ume_r1.cli import main
 from ume_torch import TorchEmbedder
 
 Make = Callable[[str], Path]
-
-
-@pytest.fixture(scope="module")
-def exported_25(checkpoint: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Qwen2.5-VL checkpoint, whose vision tower has windows, exported."""
-    directory = tmp_path_factory.mktemp("export25") / "out"
-    assert main(["export", str(checkpoint("qwen2_5_vl")), str(directory)]) == 0
-    return directory
 
 
 class TestOnnxNano(EmbedderContract):
@@ -113,7 +105,7 @@ def test_the_gate_catches_wrong_inputs_that_cosines_forgive(
         })()  # fmt: skip
         monkeypatch.setattr(engine, "_layout", fake)
     else:
-        monkeypatch.setattr(engine_module, "text_arrays", wrong)
+        monkeypatch.setattr(exported_module, "text_arrays", wrong)
     found = engine.embed(items).vectors("disc")
     difference = float(np.abs(found - expected).max())
     assert difference > 1e-5, "the export's gate would let this pass"
@@ -161,14 +153,14 @@ def test_32_callers_do_not_mix_results_or_grow_memory(exported: Path) -> None:
 def test_out_of_memory_halves_the_batch(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = OnnxEmbedder(exported)
     expected = engine.embed(many()).vectors("disc")
-    graph = engine._text
+    graph = engine._graphs[graphs.TEXT]
 
     def scarce(arrays: Any) -> Any:
         if len(arrays["input_ids"]) > 1:
             raise RuntimeError("[ONNXRuntimeError] : 6 : Failed to allocate memory for buffer")
         return graph(arrays)
 
-    monkeypatch.setattr(engine, "_text", scarce)
+    monkeypatch.setitem(engine._graphs, graphs.TEXT, scarce)
     assert np.abs(engine.embed(many()).vectors("disc") - expected).max() < 1e-5
 
 

@@ -6,8 +6,9 @@ import argparse
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
-from ume_core.errors import UmeError
+from ume_core.errors import EngineUnavailable, InvalidOption, UmeError
 from ume_export.configs import OPSET
 from ume_export.export import export
 from ume_export.parity import BOUNDS
@@ -17,16 +18,17 @@ def main() -> int:
     """Returns the exit status (0 done, 2 error)."""
     parser = argparse.ArgumentParser(prog="ume_export", description=__doc__)
     parser.add_argument("model")
-    parser.add_argument("directory", type=Path)
+    parser.add_argument("directory", type=Path, nargs="?")
     parser.add_argument("--name")
     parser.add_argument("--precision", default="float32", choices=sorted(BOUNDS))
     parser.add_argument("--opset", type=int, default=OPSET)
+    parser.add_argument("--engine", default="onnx", choices=("onnx", "tensorrt"))
+    parser.add_argument("--profiles", default="low-latency")
+    parser.add_argument("--version-compatible", action="store_true")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, _interrupted)
     try:
-        manifest = export(
-            args.model, args.directory, name=args.name, precision=args.precision, opset=args.opset
-        )
+        _run(args)
     except UmeError as error:
         print(f"ume export: {error}", file=sys.stderr)
         return 2
@@ -34,15 +36,56 @@ def main() -> int:
         print(f"ume export: {error}. Fix: check the disk and the directory", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("ume export: interrupted, nothing was written", file=sys.stderr)
+        print("ume export: interrupted, nothing half-made is left", file=sys.stderr)
         return 130
-    parity = manifest.parity
-    print(
-        f"{args.directory}: {manifest.precision}, opset {manifest.opset}; largest difference from "
-        f"ume-torch {parity['max_difference']:.1e} (bound {parity['bound']:.0e}), least cosine "
-        f"{parity['cosine']:.6f}"
-    )
     return 0
+
+
+def _run(args: argparse.Namespace) -> None:
+    build = _builder(args.profiles) if args.engine == "tensorrt" else None
+    directory: Path | None = args.directory
+    if directory is not None:
+        manifest = export(
+            args.model, directory, name=args.name, precision=args.precision, opset=args.opset
+        )
+        print(f"{directory}: {manifest.precision}, opset {manifest.opset}; "
+              f"{_figures(manifest.parity, 'ume-torch')}")  # fmt: skip
+    elif build is None:
+        raise InvalidOption("no directory was named", fix="run: ume export MODEL DIRECTORY")
+    if build is not None:
+        directory = directory or Path(args.model)
+        built = build(directory, profiles=args.profiles, version_compatible=args.version_compatible)
+        print(f"{directory}: engines of TensorRT {built.tensorrt} for {built.device['name']}; "
+              f"{_figures(built.parity, 'ONNX Runtime')}")  # fmt: skip
+
+
+def _builder(profiles: str) -> Any:
+    """The builder, once what it needs is there: before an export spends its minutes.
+
+    Raises:
+        EngineUnavailable: no TensorRT, or no GPU. InvalidOption: wrong profiles.
+    """
+    from ume_tensorrt.profiles import load_profiles
+
+    load_profiles(profiles)
+    try:
+        from ume_export.tensorrt import build
+        from ume_tensorrt import cuda
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"TensorRT cannot be loaded: {error}",
+            fix=f"{sys.executable} -m pip install tensorrt-cu13==10.16.1.11 cuda-bindings, on a "
+            "machine with an NVIDIA GPU",
+        ) from error
+    cuda.select("auto")
+    return build
+
+
+def _figures(parity: dict[str, Any], reference: str) -> str:
+    return (
+        f"largest difference from {reference} {parity['max_difference']:.1e} (bound "
+        f"{parity['bound']:.0e}), least cosine {parity['cosine']:.6f}"
+    )
 
 
 def _interrupted(*_: object) -> None:

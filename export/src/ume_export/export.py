@@ -24,10 +24,10 @@ from ume_core.qwen.checkpoint import (
     weights_digest,
 )
 from ume_core.qwen.graphs import TEXT, VISION
+from ume_core.qwen.manifest import Manifest
 from ume_export.configs import OPSET, onnx_config
 from ume_export.operators import check_operators
 from ume_export.parity import BOUNDS, check_parity
-from ume_onnxruntime.manifest import Manifest
 from ume_torch.checkpoint import load_model
 
 

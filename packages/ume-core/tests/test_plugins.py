@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ume_core import InvalidOption, PluginError, SignatureMismatch
-from ume_core.hookspecs import BackendSpec, ModelSpec, hookimpl
+from ume_core.hookspecs import BackendSpec, ModelSpec, has_gpu, hookimpl
 from ume_core.plugins import build_registry
 from ume_core.signature import check_mode
 from ume_core.testing import FakeEmbedder
@@ -55,7 +55,11 @@ def test_a_plugin_that_does_not_import_is_listed_and_the_rest_work(
 
 def test_a_backend_says_what_it_misses() -> None:
     spec = BackendSpec("x", frozenset({"disc"}), "a:b", "", ("no_such_module",), "pip install x")
-    assert spec.missing() == "needs no_such_module: pip install x"
+    assert spec.missing() == "needs no_such_module (pip install x)"
+    gpu = BackendSpec("x", frozenset({"disc"}), "a:b", "", ("json",), "pip install x", gpu=True)
+    assert gpu.missing() == (None if has_gpu() else "needs an NVIDIA GPU")
+    inner = BackendSpec("x", frozenset({"disc"}), "a:b", "", ("no_such.inner",))
+    assert inner.missing() is not None
 
 
 def test_signatures_compare_by_what_decides_vectors() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
 import pluggy
@@ -23,8 +24,10 @@ class BackendSpec:
         factory: `module:function`, called as `function(model, options)` -> Embedder, where `model`
             is a name, path or hub id and `options` a `ume_core.loading.LoadOptions`.
         requires: modules it needs; install: the command that brings them.
+        gpu: it needs an NVIDIA GPU.
         priority: `auto` takes the available engine that has the highest.
-        serves: what it loads: `checkpoint` directories and hub ids, or an `export`ed directory.
+        serves: what it loads: `checkpoint` directories and hub ids, an `export`ed directory, or one
+            with TensorRT `engines` built in it.
     """
 
     name: str
@@ -34,12 +37,27 @@ class BackendSpec:
     requires: tuple[str, ...] = ()
     install: str = ""
     priority: int = 0
-    serves: Literal["checkpoint", "export"] = "checkpoint"
+    serves: Literal["checkpoint", "export", "engines"] = "checkpoint"
+    gpu: bool = False
 
     def missing(self) -> str | None:
         """Why it cannot be used here, or None."""
-        absent = [m for m in self.requires if find_spec(m) is None]
-        return f"needs {', '.join(absent)}: {self.install}" if absent else None
+        absent = [m for m in self.requires if not _is_there(m)]
+        if absent:
+            return f"needs {', '.join(absent)} ({self.install})"
+        return "needs an NVIDIA GPU" if self.gpu and not has_gpu() else None
+
+
+def has_gpu() -> bool:
+    """Whether an NVIDIA driver shows a device: Linux' own, or WSL's."""
+    return any(Path(device).exists() for device in ("/dev/nvidia0", "/dev/dxg"))
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # its parent package is missing
+        return False
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ class LoadOptions:
             `flash_attention_2`.
         provider: ONNX Runtime's execution provider: `auto` (by `device`), `cpu`, `cuda` or
             `tensorrt`.
+        streams: TensorRT's requests computed at once, each with its own buffers.
         prompt: prompt version (see `ume_core.prompts`).
         text_only: `blank` (as trained and officially evaluated) or `plain`.
         media_order: `media-first` (as officially evaluated) or `given`.
@@ -48,6 +49,7 @@ class LoadOptions:
     dtype: str = "auto"
     attention: str = "auto"
     provider: str = "auto"
+    streams: int = 2
     prompt: str = DEFAULT_PROMPT
     text_only: str = "blank"
     media_order: str = "media-first"
@@ -97,7 +99,13 @@ def load(
             chosen, name=chosen.name or alias.name, aligned=chosen.aligned or alias.aligned
         )
     spec = _engine(engine, location)
-    embedder: Embedder = resolve(spec.factory)(location, chosen)
+    try:
+        factory = resolve(spec.factory)
+    except ImportError as error:  # installed, but not its libraries
+        raise EngineUnavailable(
+            f"the {spec.name} engine cannot be loaded: {error}", fix=spec.install
+        ) from error
+    embedder: Embedder = factory(location, chosen)
     return embedder
 
 
@@ -120,10 +128,14 @@ def _engine(name: str, location: str | Path) -> BackendSpec:
             raise InvalidOption(f"unknown engine {name!r}", fix=f"known engines: {known}")
         missing = spec.missing()
         if missing:
-            raise EngineUnavailable(f"the {name} engine {missing}", fix=spec.install)
+            others = ", ".join(s.name for s in backends.values() if s.missing() is None)
+            raise EngineUnavailable(
+                f"the {name} engine {missing}", fix=f"mend that, or use another engine: {others}"
+            )
         return spec
-    kind = "export" if (Path(location) / "ume_export.json").is_file() else "checkpoint"
-    able = [s for s in backends.values() if s.serves == kind]
+    kind = _kind(Path(location))
+    serving = {"checkpoint": {"checkpoint"}, "export": {"export"}, "engines": {"export", "engines"}}
+    able = [s for s in backends.values() if s.serves in serving[kind]]
     usable = [s for s in able if s.missing() is None]
     if not usable:
         install = "packages/ume-torch" if kind == "checkpoint" else "'plugins/ume-onnxruntime[cpu]'"
@@ -132,3 +144,10 @@ def _engine(name: str, location: str | Path) -> BackendSpec:
             fix="; ".join(s.install for s in able) or f"in a clone: pip install {install}",
         )
     return max(usable, key=lambda s: s.priority)
+
+
+def _kind(location: Path) -> str:
+    """What a place holds: a `checkpoint`, an `export`, or one with built `engines`."""
+    if not (location / "ume_export.json").is_file():
+        return "checkpoint"
+    return "engines" if (location / "tensorrt" / "engines.json").is_file() else "export"

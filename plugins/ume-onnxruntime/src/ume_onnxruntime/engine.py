@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from ume_core.cache import ByteCache
-from ume_core.errors import CheckpointError, InvalidOption, LimitExceeded, UmeError
 from ume_core.loading import LoadOptions
-from ume_core.qwen.checkpoint import find_checkpoint
-from ume_core.qwen.embedder import QwenEmbedder, unit
-from ume_core.qwen.graphs import TEXT, VISION, Floats, VisionLayout, text_arrays
-from ume_core.qwen.patches import VisualInput
-from ume_core.qwen.render import Rendered
-from ume_core.results import Vectors
-from ume_core.signature import Mode
-from ume_onnxruntime.manifest import Manifest
+from ume_core.qwen.exported import ExportedEmbedder
+from ume_core.qwen.graphs import TEXT, VISION, Arrays, Floats
 from ume_onnxruntime.sessions import Graph, choose_provider
 
-_DISC: frozenset[Mode] = frozenset({"disc"})
-# Patches of one vision call: images of one size run together up to here, which bounds the memory of
-# their attention (patches squared).
-_CALL_PATCHES = 4096
-# Qwen2.5-VL's window bias is a number for every pair of patches: 1 GB at this many.
-_WINDOWED_PATCHES = 16_384
-# A batch's rows are padded to the longest; beyond this share of padding a new batch is cheaper.
-_MOST_PADDING = 0.25
 
-
-class OnnxEmbedder(QwenEmbedder):
-    """An exported directory, loaded. Thread-safe.
+class OnnxEmbedder(ExportedEmbedder):
+    """An exported directory on ONNX Runtime. Thread-safe.
 
     Attributes:
-        manifest: what the directory says about itself. provider: where it runs.
+        provider: where it runs.
     """
 
     name = "onnxruntime"
-    modes = _DISC
 
     def __init__(
         self, model: str | Path, options: LoadOptions | None = None, *, unchecked: bool = False
@@ -54,112 +32,28 @@ class OnnxEmbedder(QwenEmbedder):
                 a dtype was asked for that the export does not have.
         """
         options = options or LoadOptions()
-        directory = Path(model)
-        if not directory.is_dir():
-            raise CheckpointError(
-                f"{model} is not an exported directory",
-                fix=f"run: ume export {model} DIR, and load DIR",
-            )
-        self.manifest = Manifest.read(directory, unchecked=unchecked)
-        name = options.name or self.manifest.model
-        checkpoint = find_checkpoint(directory, name=name, weights=False)
-        dtype = self.manifest.precision
-        if options.dtype not in ("auto", dtype):
-            raise InvalidOption(
-                f"{directory} was exported in {dtype}, not {options.dtype}",
-                fix=f"export it again with --precision {options.dtype}",
-            )
-        if options.invariant:
-            raise InvalidOption("this engine has no invariant setting", fix="use engine='torch'")
         self.provider = choose_provider(options.provider, options.device)
-        if self.provider == "tensorrt" and dtype == "float32":
-            dtype = "float32-tf32"  # what TensorRT makes of float32 products
-        super().__init__(checkpoint, options, dtype=dtype, weights=self.manifest.weights)
-        cache = directory / "engines"
-        folder = directory / "onnx"
-        self._vision, self._text = (
-            Graph(folder / f"{graph}.onnx", self.provider, options.device, cache)
+        super().__init__(model, options, unchecked=unchecked)
+        cache = self.directory / "engines"
+        folder = self.directory / "onnx"
+        self._graphs = {
+            graph: Graph(folder / f"{graph}.onnx", self.provider, options.device, cache)
             for graph in (VISION, TEXT)
-        )
-        self._layout = VisionLayout.of(checkpoint.config)
-        self._states = ByteCache[bytes, Floats](options.media_cache_bytes, lambda a: a.nbytes)
+        }
 
-    def _check_room(self, rendered: Rendered, budget: int) -> None:
-        super()._check_room(rendered, budget)
-        for visual in rendered.media if self._layout.window else ():
-            if visual.grid[1] * visual.grid[2] > _WINDOWED_PATCHES:
-                raise LimitExceeded(
-                    f"a picture has {visual.grid[1] * visual.grid[2]:,} patches; the exported "
-                    f"windows take {_WINDOWED_PATCHES:,} at most",
-                    fix="lower max_pixels, or use engine='torch'",
-                )
+    def arithmetic(self, precision: str) -> str:
+        """TensorRT's provider makes TF32 of float32 products."""
+        tf32 = self.provider == "tensorrt" and precision == "float32"
+        return "float32-tf32" if tf32 else precision
 
-    def fits(self, group: Sequence[Rendered], more: Rendered) -> bool:
-        """Rows are padded to the longest, which is the last: prompts come in order of length."""
-        rows, longest = len(group) + 1, max(len(more.ids), max(len(p.ids) for p in group))
-        padded = rows * longest
-        real = sum(len(p.ids) for p in group) + len(more.ids)
-        return padded <= self.options.batch_tokens and real >= (1 - _MOST_PADDING) * padded
+    def run_graph(self, graph: str, arrays: Arrays) -> Floats:
+        """One graph's output; ONNX Runtime's sessions are thread-safe."""
+        return self._graphs[graph](arrays)
 
-    def disc_vectors(self, prompts: Sequence[Rendered]) -> list[Vectors | UmeError]:
-        """One padded batch; halved where memory does not suffice."""
-        try:
-            arrays = text_arrays(
-                prompts,
-                self._visual_states([m for p in prompts for m in p.media]),
-                pad=self._prepare.tokenizer.special.pad,
-                hidden=self.dimensions,
-            )
-            return list(unit(self._text(arrays)))
-        except Exception as error:
-            if not _is_out_of_memory(error):
-                raise
-        if len(prompts) == 1:
-            return [
-                LimitExceeded(
-                    f"the item's {len(prompts[0].ids):,} tokens do not fit in memory even alone",
-                    fix="shorten it or lower max_pixels",
-                )
-            ]
-        middle = len(prompts) // 2
-        return [*self.disc_vectors(prompts[:middle]), *self.disc_vectors(prompts[middle:])]
-
-    def _visual_states(self, media: Sequence[VisualInput]) -> dict[bytes, Floats]:
-        """States of every distinct image and video, those of one size together."""
-        found: dict[bytes, Floats] = {}
-        sizes: dict[tuple[int, int], dict[bytes, VisualInput]] = defaultdict(dict)
-        for visual in media:
-            kept = self._states.get(visual.digest)
-            if kept is not None:
-                found[visual.digest] = kept
-            else:
-                sizes[visual.grid[1:]][visual.digest] = visual
-        for distinct in sizes.values():
-            for part in _calls(list(distinct.values())):
-                output = self._vision(self._layout.arrays(part))
-                for visual, states in zip(part, self._layout.states(part, output), strict=True):
-                    found[visual.digest] = np.ascontiguousarray(states)
-                    self._states.put(visual.digest, found[visual.digest])
-        return found
-
-
-def _calls(media: list[VisualInput]) -> list[list[VisualInput]]:
-    """Images of one size in groups of bounded patches, at least one each."""
-    groups: list[list[VisualInput]] = []
-    held = _CALL_PATCHES
-    for visual in media:
-        if held + len(visual.patches) > _CALL_PATCHES:
-            groups.append([])
-            held = 0
-        groups[-1].append(visual)
-        held += len(visual.patches)
-    return groups
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """ONNX Runtime says so in words only."""
-    words = str(error).lower()
-    return isinstance(error, MemoryError) or "failed to allocate" in words or "bad_alloc" in words
+    def is_out_of_memory(self, error: Exception) -> bool:
+        """ONNX Runtime says so in words only."""
+        words = str(error).lower()
+        return "failed to allocate" in words or "bad_alloc" in words
 
 
 def create(model: str | Path, options: LoadOptions) -> OnnxEmbedder:

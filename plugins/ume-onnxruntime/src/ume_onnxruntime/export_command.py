@@ -1,4 +1,4 @@
-"""`ume export`: runs ume-export in the environment that has Optimum."""
+"""`ume export`: runs ume-export in the environment that has Optimum, or TensorRT."""
 
 from __future__ import annotations
 
@@ -17,9 +17,16 @@ PRECISIONS = ("float32", "float16", "int8")
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What to export, and where."""
     parser.add_argument("model", help="alias, checkpoint directory or hub id")
-    parser.add_argument("directory", type=Path, help="a new directory")
+    parser.add_argument("directory", type=Path, nargs="?", help="a new directory; none, to build "
+                        "engines in MODEL, an exported directory")  # fmt: skip
     parser.add_argument("--precision", default="float32", choices=PRECISIONS)
     parser.add_argument("--opset", type=int, default=20)
+    parser.add_argument("--engine", default="onnx", choices=("onnx", "tensorrt"),
+                        help="tensorrt: also build engines, on this GPU")  # fmt: skip
+    parser.add_argument("--profiles", default="low-latency",
+                        help="tensorrt: low-latency, throughput or a JSON file")  # fmt: skip
+    parser.add_argument("--version-compatible", action="store_true",
+                        help="tensorrt: engines for newer releases, too")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -28,8 +35,11 @@ def run(args: argparse.Namespace) -> int:
     directory = alias is None and Path(args.model).is_dir()
     name = Path(args.model).resolve().name if directory else args.model
     command = [
-        str(find_python()), "-m", "ume_export", str(location), str(args.directory.absolute()),
+        str(find_python()), "-m", "ume_export", str(location),
+        *([str(args.directory.absolute())] if args.directory else []),
         "--name", name, "--precision", args.precision, "--opset", str(args.opset),
+        "--engine", args.engine, "--profiles", args.profiles,
+        *(["--version-compatible"] if args.version_compatible else []),
     ]  # fmt: skip
     process = subprocess.Popen(command)
     while True:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from ume_core.errors import CheckpointError, InvalidOption
+from ume_core.hookspecs import has_gpu
 from ume_core.qwen.graphs import Arrays
 
 PROVIDERS = {
@@ -29,7 +30,7 @@ def choose_provider(provider: str, device: str) -> str:
         kind = device.split(":")[0]
         if kind == "auto":
             usable = ort.get_available_providers()
-            return "cuda" if PROVIDERS["cuda"] in usable and _has_gpu() else "cpu"
+            return "cuda" if PROVIDERS["cuda"] in usable and has_gpu() else "cpu"
         provider = kind
     elif device != "auto" and (device == "cpu") != (provider == "cpu"):
         raise InvalidOption(
@@ -52,10 +53,6 @@ def _device_number(device: str) -> int:
     if colon and not number.isdigit():
         raise InvalidOption(f"unknown device {device!r}", fix="use auto, cpu, cuda or cuda:N")
     return int(number or 0)
-
-
-def _has_gpu() -> bool:
-    return Path("/dev/nvidia0").exists()
 
 
 class Graph:

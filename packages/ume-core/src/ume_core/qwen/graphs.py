@@ -23,6 +23,7 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 Arrays: TypeAlias = "dict[str, npt.NDArray[Any]]"
 
 MANIFEST = "ume_export.json"
+ENGINES = "tensorrt"  # folder of an exported directory that holds built engines
 VISION, TEXT = "vision_encoder", "text_encoder"
 TEXT_INPUTS = ("input_ids", "position_ids", "visual_embeds", "visual_index", "embed_index")
 OUTPUTS = {VISION: "visual_states", TEXT: "sentence_embedding"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ume_core.errors import CheckpointError
 from ume_core.qwen.checkpoint import files_digest
@@ -67,7 +67,8 @@ class Manifest:
             raise CheckpointError(f"{path} has format {found.format}", fix="export again")
         if unchecked:
             return found
-        if not isinstance(found.parity, dict) or found.parity.get("passed") is not True:
+        parity = cast(object, found.parity)  # whatever the file holds
+        if not isinstance(parity, dict) or found.parity.get("passed") is not True:
             raise CheckpointError(f"{path} does not say that parity passed", fix="export again")
         if files_digest(sorted((directory / "onnx").iterdir())) != found.graphs:
             raise CheckpointError(

@@ -1,0 +1,237 @@
+"""TensorRT engines of an exported directory, built on the GPU that will serve them.
+
+TensorRT 10 and 11: the network is strongly typed, so the precision is that of the graphs. TF32 is
+off: float32 engines compute in float32, and their vectors mix with ume-torch's.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, SupportsInt, cast
+
+import tensorrt as trt
+
+from ume_core.errors import CheckpointError, EngineUnavailable, InvalidOption
+from ume_core.loading import LoadOptions
+from ume_core.qwen.checkpoint import files_digest
+from ume_core.qwen.graphs import ENGINES, TEXT, VISION
+from ume_core.qwen.manifest import Manifest
+from ume_export.operators import check_operators
+from ume_export.parity import BOUNDS, compare, samples, summary
+from ume_onnxruntime.engine import OnnxEmbedder
+from ume_tensorrt import cuda
+from ume_tensorrt.engine import TensorRTEmbedder
+from ume_tensorrt.manifest import EngineManifest, plan_files
+from ume_tensorrt.profiles import Profile, as_json, load_profiles
+from ume_tensorrt.runtime import Log
+
+_TIMINGS = "timing.cache"
+Say = Callable[[str], None]
+
+
+def build(
+    directory: Path,
+    *,
+    profiles: str = "low-latency",
+    device: str = "auto",
+    workspace: int = 8 << 30,
+    version_compatible: bool = False,
+    say: Say = lambda line: print(line, file=sys.stderr, flush=True),
+) -> EngineManifest:
+    """Build both engines into `directory`, in place of older ones once the new ones passed.
+
+    Args:
+        directory: an export. profiles: a preset's name or a JSON file (`ume_tensorrt.profiles`).
+        device: `auto`, `cuda` or `cuda:N`. workspace: bytes TensorRT may use for one layer.
+        version_compatible: newer TensorRT of this major version may load the engines; they carry a
+            lean runtime, which is code, and may be slower.
+        say: told what happens, line by line.
+
+    Raises:
+        CheckpointError: no export, a graph TensorRT does not take, or parity beyond the bound.
+        EngineUnavailable: no GPU. InvalidOption: wrong profiles, or an int8 export.
+    """
+    manifest = Manifest.read(directory)
+    if manifest.precision == "int8":
+        raise InvalidOption(
+            "int8 exports hold ONNX Runtime's own operators",
+            fix="export with --precision float16 or float32",
+        )
+    chosen = load_profiles(profiles)
+    gpu = cuda.select(device)
+    say(f"TensorRT {trt.__version__} on {gpu.name} ({gpu.capability}); minutes per graph")
+    with _replacing(directory / ENGINES) as folder:
+        seconds: dict[str, float] = {}
+        for graph in (VISION, TEXT):
+            began = time.monotonic()
+            onnx = directory / "onnx" / f"{graph}.onnx"
+            check_operators(onnx, graph)
+            build_engine(
+                onnx, folder / f"{graph}.plan", chosen[graph], manifest.inputs[graph],
+                timings=folder / _TIMINGS, workspace=workspace,
+                version_compatible=version_compatible, say=say,
+            )  # fmt: skip
+            seconds[graph] = round(time.monotonic() - began, 1)
+            say(f"{graph}: built in {seconds[graph]} s")
+        built = EngineManifest(
+            graphs=manifest.graphs,
+            tensorrt=trt.__version__,
+            device=asdict(gpu),
+            version_compatible=version_compatible,
+            profiles=as_json(chosen),
+            plans=files_digest(plan_files(folder)),
+            parity={"passed": False},
+            seconds=seconds,
+        )
+        built.write(folder)
+        say("checking parity against the same graphs on ONNX Runtime's CPU")
+        parity = _parity(directory, folder, manifest.precision, device)
+        if not parity["passed"]:
+            raise CheckpointError(
+                f"the engines differ from ONNX Runtime by {parity['max_difference']:.1e} "
+                f"(cosine {parity['cosine']:.6f}); the bound is {parity['bound']}",
+                fix="build from a higher precision; if this is float32, report it as a bug",
+            )
+        checked = EngineManifest(**{**asdict(built), "parity": parity})
+        checked.write(folder)
+    return checked
+
+
+def build_engine(
+    onnx: Path,
+    plan: Path,
+    profiles: tuple[Profile, ...],
+    inputs: Mapping[str, Any],
+    *,
+    timings: Path,
+    workspace: int,
+    version_compatible: bool,
+    say: Say,
+) -> None:
+    """One graph's engine file; `timings` is read if there, and written.
+
+    Raises:
+        CheckpointError: TensorRT does not take the graph. KeyboardInterrupt: as the user asked.
+    """
+    log = Log()
+    builder = trt.Builder(log)
+    typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(typed)
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse_from_file(str(onnx)):
+        said = "; ".join(cast(Any, parser.get_error(n)).desc() for n in range(parser.num_errors))
+        raise CheckpointError(
+            f"TensorRT {trt.__version__} does not take {onnx}: {said}", fix="report it as a bug"
+        )
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
+    config.clear_flag(trt.BuilderFlag.TF32)
+    if version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    for entry in profiles:
+        profile = builder.create_optimization_profile()
+        for name, corners in entry.shapes(inputs).items():
+            least, best, most = (trt.Dims(list(corner)) for corner in corners)
+            profile.set_shape(name, least, best, most)
+        if config.add_optimization_profile(profile) < 0:
+            raise CheckpointError(
+                f"TensorRT does not take profile {entry}: {log.said}", fix="change the profiles"
+            )
+    cache = config.create_timing_cache(timings.read_bytes() if timings.is_file() else b"")
+    config.set_timing_cache(cache, ignore_mismatch=False)
+    progress = _Progress(say)
+    config.progress_monitor = progress
+    # None when it fails or is stopped, whatever the bindings' types say.
+    built = cast(Any, builder.build_serialized_network(network, config))
+    if progress.stopped:
+        raise KeyboardInterrupt
+    if built is None:
+        raise CheckpointError(
+            f"TensorRT could not build {onnx.stem}: {log.said}",
+            fix="use smaller profiles or more workspace",
+        )
+    plan.write_bytes(built)
+    timings.write_bytes(cast(Any, config.get_timing_cache().serialize()))
+
+
+class _Progress(trt.IProgressMonitor):
+    """Says which phase runs; Ctrl-C stops the build at its next step."""
+
+    def __init__(self, say: Say) -> None:
+        trt.IProgressMonitor.__init__(self)
+        self.stopped = False
+        self._say = say
+        self._steps: dict[str, int] = {}
+
+    def phase_start(
+        self, phase_name: str, parent_phase: str | None, num_steps: SupportsInt
+    ) -> None:
+        """Called by TensorRT."""
+        self._steps[phase_name] = int(num_steps)
+        if parent_phase is None:
+            self._say(f"  {phase_name}")
+
+    def step_complete(self, phase_name: str, step: SupportsInt) -> bool:
+        """Called by TensorRT; False stops the build."""
+        try:
+            total = self._steps.get(phase_name, 0)
+            done = int(step)
+            if total >= 20 and done and done % (total // 10) == 0:
+                self._say(f"  {phase_name}: {done} of {total}")
+        except KeyboardInterrupt:
+            self.stopped = True
+        return not self.stopped
+
+    def phase_finish(self, phase_name: str) -> None:
+        """Called by TensorRT."""
+        self._steps.pop(phase_name, None)
+
+
+@contextmanager
+def _replacing(folder: Path) -> Generator[Path]:
+    """A folder that takes the place of an older one when the block ends well."""
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    old = part.with_name(part.name + "-old")
+    try:
+        if (folder / _TIMINGS).is_file():
+            shutil.copyfile(folder / _TIMINGS, part / _TIMINGS)
+        yield part
+        part.chmod(folder.parent.stat().st_mode & 0o777)
+        if folder.exists():
+            folder.rename(old)
+        part.rename(folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _parity(directory: Path, folder: Path, precision: str, device: str) -> dict[str, Any]:
+    """Of cases that the profiles take; one whose inputs are too large is named as left out."""
+    reference = OnnxEmbedder(directory, LoadOptions(device="cpu"))
+    ours = TensorRTEmbedder(directory, LoadOptions(device=device), unchecked=True, folder=folder)
+    cases: dict[str, dict[str, float]] = {}
+    left_out: list[str] = []
+    for name, items in samples().items():
+        found = ours.embed(items, on_error="record")
+        taken = [n for n, r in enumerate(found.records) if r.status == "ok"]
+        if len(taken) < len(items):
+            left_out.append(f"{name}: {len(items) - len(taken)} of {len(items)}")
+        if taken:
+            expected = reference.embed([items[n] for n in taken]).vectors("disc")
+            assert found.disc is not None
+            cases[name] = compare(expected, found.disc[taken])
+    if not cases:
+        raise EngineUnavailable(
+            "the profiles take none of the samples", fix="widen them: see `PRESETS`"
+        )
+    ours.runtime.close()
+    return summary(cases, BOUNDS[precision]) | {"left_out": left_out}
