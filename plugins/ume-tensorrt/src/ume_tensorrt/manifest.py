@@ -75,7 +75,7 @@ class EngineManifest:
             CheckpointError: they are not this export's, or did not pass.
             EngineUnavailable: they do not fit here.
         """
-        fix = rebuild(directory)
+        fix = f"run: {rebuild(directory)}"
         if self.graphs != graphs:
             raise CheckpointError(f"the engines in {directory} are of another export", fix=fix)
         if not unchecked and self.parity.get("passed") is not True:
@@ -114,16 +114,20 @@ def read_manifest(directory: Path, folder: Path | None = None) -> EngineManifest
     """
     path = (folder or directory / ENGINES) / NAME
     if not path.is_file():
-        raise CheckpointError(f"{directory} holds no TensorRT engines", fix=rebuild(directory))
+        raise CheckpointError(
+            f"{directory} holds no TensorRT engines", fix=f"run: {rebuild(directory)}"
+        )
     try:
         found = EngineManifest(**json.loads(path.read_text("utf-8")))
         if not isinstance(found.device, dict) or not isinstance(found.parity, dict):
             raise ValueError("device and parity must be objects")
         _numbers(found.tensorrt)
     except (TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}", fix=rebuild(directory)) from error
+        raise CheckpointError(
+            f"{path} is damaged: {error}", fix=f"run: {rebuild(directory)}"
+        ) from error
     if found.format != FORMAT:
-        raise CheckpointError(f"{path} has format {found.format}", fix=rebuild(directory))
+        raise CheckpointError(f"{path} has format {found.format}", fix=f"run: {rebuild(directory)}")
     return found
 
 
@@ -134,7 +138,7 @@ def plan_files(folder: Path) -> list[Path]:
 
 def rebuild(directory: Path) -> str:
     """The command that builds engines for this machine."""
-    return f"run: ume export {directory} --engine tensorrt"
+    return f"ume export {directory} --engine tensorrt"
 
 
 def _numbers(version: str) -> tuple[int, ...]:
