@@ -16,7 +16,8 @@ import torch
 
 from tools.benchmark import exported, extras, report
 from tools.benchmark.flops import matmul_rate, read_rate
-from tools.benchmark.race import Field, race
+from tools.benchmark.race import Field, checkpoint, race
+from ume_torch.checkpoint import DTYPES
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "bench"
@@ -48,23 +49,24 @@ def _run(args: argparse.Namespace) -> int:
     wanted = args.cases.split(",")
     dtype = args.dtype or ("bfloat16" if args.size == "2b" else "float32")
     began = time.time()
-    field = Field.load(CACHE, args.size, dtype, args.device)
+    others = wanted == ["onnx"]
+    field = None if others else Field.load(CACHE, args.size, dtype, args.device)
     found: dict[str, Any] = {
         "size": args.size, "dtype": dtype, "device": args.device, "rounds": args.rounds,
         "command": "tools/bench " + " ".join(sys.argv[1:]), "date": time.strftime("%Y-%m-%d"),
         "hardware": _hardware(args.device), "versions": _versions(),
-        "matmul_flops": matmul_rate(args.device, field.dtype),
+        "matmul_flops": matmul_rate(args.device, DTYPES[dtype]),
         "read_bytes": read_rate(args.device),
     }  # fmt: skip
     # ume-nano bounds a video's pixels by its own limits, which plain processors do not know.
     cases = [c for c in CASES if c in wanted and (c, args.size) != ("video", "nano")]
-    found["cases"] = race(field, cases, args.rounds)
-    found["extras"] = extras.measure(field) if "extras" in wanted else {}
+    found["cases"] = race(field, cases, args.rounds) if field is not None else {}
+    found["extras"] = extras.measure(field) if field is not None and "extras" in wanted else {}
     if "onnx" in wanted:
-        found["extras"] |= exported.measure(field.directory, CACHE, args.size)
+        found["extras"] |= exported.measure(checkpoint(CACHE, args.size, dtype), CACHE, args.size)
     found["seconds"] = round(time.time() - began)
     REPORTS.mkdir(exist_ok=True)
-    onnx = "-onnx" if wanted == ["onnx"] else ""
+    onnx = "-onnx" if others else ""
     stem = REPORTS / f"{args.size}-{torch.device(args.device).type}{onnx}"
     stem.with_suffix(".json").write_text(json.dumps(found, indent=1), "utf-8")
     stem.with_suffix(".md").write_text(report.markdown(found), "utf-8")

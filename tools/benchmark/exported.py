@@ -10,21 +10,17 @@ from typing import Any
 
 import numpy as np
 
-import ume_core
-from tools.benchmark.cases import Sample, image, text
-from ume_core.loading import LoadOptions
+from tools.benchmark.duel import Contestant, duel
 from ume_onnxruntime.export_command import find_python
 
-ROUNDS = 15
+ROUNDS = 21
 
 
 def export(directory: Path, target: Path, precision: str) -> dict[str, Any]:
-    """Export once; how long it took and how large it is."""
+    """Export once; how large it is."""
     if not target.is_dir():
         command = [str(find_python()), "-m", "ume_export", str(directory), str(target)]
-        began = time.monotonic()
         subprocess.run([*command, "--precision", precision], check=True)
-        print(f"exported in {time.monotonic() - began:.0f} s", file=sys.stderr)
     size = sum(f.stat().st_size for f in (target / "onnx").iterdir())
     return {"precision": precision, "megabytes": size / 1e6}
 
@@ -33,53 +29,19 @@ def measure(directory: Path, cache: Path, size: str) -> dict[str, Any]:
     """Ratios per case, and the time from import to the first vector."""
     targets = {p: cache / f"{size}-onnx-{p}" for p in ("float32", "int8")}
     sizes = [export(directory, target, p) for p, target in targets.items()]
-    options = LoadOptions(dtype="float32", device="cpu")
-    models: dict[str, Any] = {
-        "torch": ume_core.load(directory, engine="torch", options=options),
-        "torch again": ume_core.load(directory, engine="torch", options=options),
-        "onnxruntime": ume_core.load(targets["float32"]),
-        "onnxruntime int8": ume_core.load(targets["int8"]),
-    }
-    return {
-        "exports": sizes,
-        "onnxruntime": [_case(name, models) for name in ("text", "8 texts", "image", "4 images")],
-        "start": _starts(directory, targets["float32"]),
-    }
-
-
-def _samples(name: str, rng: np.random.Generator) -> list[Sample]:
-    if name == "text":
-        return [text(12, rng)]
-    if name == "8 texts":
-        return [text(int(n), rng) for n in rng.integers(5, 60, 8)]
-    if name == "image":
-        return [image(64, rng)]
-    return [image(n, rng) for n in (64, 64, 144, 256)]
-
-
-def _case(name: str, models: dict[str, Any]) -> dict[str, Any]:
-    times: dict[str, list[float]] = {label: [] for label in models}
-    cosines: list[float] = []
-    for turn in range(ROUNDS + 2):
-        items = [s.item for s in _samples(name, np.random.default_rng(turn))]
-        labels = list(models)
-        vectors: dict[str, Any] = {}
-        for label in labels[turn % 4 :] + labels[: turn % 4]:
-            began = time.perf_counter()
-            vectors[label] = models[label].embed(items).disc
-            if turn > 1:
-                times[label].append(time.perf_counter() - began)
-        cosines.append(float((vectors["torch"] * vectors["onnxruntime int8"]).sum(1).min()))
-    row: dict[str, Any] = {"case": name}
-    for label, seconds in times.items():
-        row[f"{label} ms"] = 1000 * float(np.median(seconds))
-    first = np.array(times["torch"])
-    for label in list(models)[1:]:
-        ratios = first / np.array(times[label])
-        low, high = np.percentile(ratios, [25, 75])
-        row[f"{label} speed"] = f"{np.median(ratios):.2f} ({low:.2f}-{high:.2f})"
-    row["int8 least cosine"] = min(cosines)
-    return row
+    torch = {"dtype": "float32", "device": "cpu"}
+    contestants = [
+        Contestant("torch", directory, "torch", torch),
+        Contestant("torch again", directory, "torch", torch),
+        Contestant("onnxruntime", targets["float32"], "onnxruntime", {"device": "cpu"}),
+        Contestant("onnxruntime int8", targets["int8"], "onnxruntime", {"device": "cpu"}),
+    ]
+    try:
+        rows = duel(contestants, ROUNDS)
+    finally:
+        for contestant in contestants:
+            contestant.close()
+    return {"exports": sizes, "onnxruntime": rows, "start": _starts(directory, targets["float32"])}
 
 
 def _starts(directory: Path, target: Path) -> list[dict[str, Any]]:

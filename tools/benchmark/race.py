@@ -30,6 +30,19 @@ from ume_torch.generate import Row
 Runs = dict[str, Callable[[Case], Vectors | None]]
 
 
+def checkpoint(cache: Path, size: str, dtype: str) -> Path:
+    """The size's checkpoint, made if it is missing."""
+    if size == "nano":
+        return ume_nano.path()
+    directory = cache / size
+    if not (directory / "complete").is_file():
+        print(f"making a random checkpoint of size {size} in {directory}", file=sys.stderr)
+        words = ume_nano.path() / "tokenizer.json"
+        make_checkpoint(directory, "qwen2_vl", size=size, dtype=DTYPES[dtype], words=words)
+        (directory / "complete").touch()
+    return directory
+
+
 @dataclass
 class Field:
     """The contestants, loaded."""
@@ -45,13 +58,8 @@ class Field:
 
     @classmethod
     def load(cls, cache: Path, size: str, dtype: str, device: str) -> Field:
-        """Make the checkpoint if it is missing, and load everyone."""
-        directory = ume_nano.path() if size == "nano" else cache / size
-        if size != "nano" and not (directory / "complete").is_file():
-            print(f"making a random checkpoint of size {size} in {directory}", file=sys.stderr)
-            words = ume_nano.path() / "tokenizer.json"
-            make_checkpoint(directory, "qwen2_vl", size=size, dtype=DTYPES[dtype], words=words)
-            (directory / "complete").touch()
+        """Load everyone."""
+        directory = checkpoint(cache, size, dtype)
         native = cache / f"{size}-st"
         if not native.is_dir():
             save(directory, native, {})

@@ -25,7 +25,7 @@ def markdown(found: dict[str, Any]) -> str:
         lines += _case(name, case, found)
     extras = found.get("extras", {})
     for name, rows in extras.items():
-        lines += [f"## {name}", "", *_table(rows), ""]
+        lines += [f"## {name}", "", *table(rows), ""]
     return "\n".join(lines)
 
 
@@ -64,7 +64,8 @@ def _case(name: str, case: dict[str, Any], found: dict[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
-def _table(rows: Any) -> list[str]:
+def table(rows: Any) -> list[str]:
+    """Lines of a Markdown table from a list of rows, or from rows by name."""
     if isinstance(rows, dict):
         values: dict[str, Any] = rows
         if not any(isinstance(v, dict) for v in values.values()):

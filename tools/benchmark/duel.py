@@ -1,0 +1,134 @@
+"""Engines against each other, each in a process of its own, one request at a time.
+
+In one process their thread pools disturb each other: torch against itself then differed by up to
+nine times. Here all others sleep while one computes, and torch runs twice, as the control.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tools.benchmark.cases import Sample, image, text
+
+ROOT = Path(__file__).resolve().parents[2]
+CASES = ("text", "8 texts", "image", "4 images")
+# Until the others' threads have stopped spinning.
+_PAUSE = 0.25
+
+
+@dataclass
+class Contestant:
+    """An engine in a process.
+
+    Attributes:
+        label: in the report. model: what it loads. options: `LoadOptions` fields.
+    """
+
+    label: str
+    model: Path
+    engine: str
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        given = json.dumps([str(self.model), self.engine, self.options])
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tools.benchmark.duel", given], cwd=ROOT, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        self.ready = self._answer()
+
+    def run(self, case: str, turn: int) -> tuple[float, Any]:
+        """Seconds of one `embed`, and its vectors."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps([case, turn]) + "\n")
+        self._process.stdin.flush()
+        found = self._answer()
+        return found["seconds"], np.array(found["vectors"], dtype=np.float32)
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(60)
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.label} ended with status {self._process.wait()}")
+        return json.loads(line)
+
+
+def duel(contestants: list[Contestant], rounds: int, warm: int = 3) -> list[dict[str, Any]]:
+    """A row per case: milliseconds, and how many times faster than the first, in paired rounds."""
+    return [_case(case, contestants, rounds, warm) for case in CASES]
+
+
+def _case(case: str, contestants: list[Contestant], rounds: int, warm: int) -> dict[str, Any]:
+    times: dict[str, list[float]] = {c.label: [] for c in contestants}
+    differences: dict[str, float] = {c.label: 0.0 for c in contestants}
+    for turn in range(rounds + warm):
+        start = turn % len(contestants)
+        vectors: dict[str, Any] = {}
+        for contestant in contestants[start:] + contestants[:start]:
+            seconds, vectors[contestant.label] = contestant.run(case, turn)
+            if turn >= warm:
+                times[contestant.label].append(seconds)
+            time.sleep(_PAUSE)
+        first = vectors[contestants[0].label]
+        for label, found in vectors.items():
+            differences[label] = max(differences[label], float(np.abs(found - first).max()))
+    base = np.array(times[contestants[0].label])
+    row: dict[str, Any] = {"case": case}
+    for label, seconds in times.items():
+        p50, p99 = (1000 * np.percentile(seconds, q) for q in (50, 99))
+        row[f"{label}, ms p50 / p99"] = f"{p50:.2f} / {p99:.2f}"
+    for label, seconds in list(times.items())[1:]:
+        low, middle, high = np.percentile(base / np.array(seconds), [25, 50, 75])
+        row[f"{label}, speed"] = f"{middle:.2f} ({low:.2f}-{high:.2f})"
+    for label, difference in list(differences.items())[1:]:
+        row[f"{label}, difference"] = f"{difference:.0e}"
+    print(json.dumps(row), file=sys.stderr, flush=True)
+    return row
+
+
+def samples(case: str, turn: int) -> list[Sample]:
+    """New inputs every turn, so that no cache helps; every turn's have the same sizes."""
+    rng = np.random.default_rng(turn)
+    if case == "text":
+        return [text(12, rng)]
+    if case == "8 texts":
+        return [text(n, rng) for n in (5, 12, 19, 26, 33, 40, 47, 54)]
+    if case == "image":
+        return [image(64, rng)]
+    return [image(n, rng) for n in (64, 64, 144, 256)]
+
+
+def _serve() -> None:
+    """The process of a contestant: a request a line, an answer a line."""
+    from ume_core import load
+
+    answers, sys.stdout = sys.stdout, sys.stderr  # whatever libraries print is no answer
+    model, engine, options = json.loads(sys.argv[1])
+    embedder = load(model, engine=engine, **options)
+    print(json.dumps({"provider": getattr(embedder, "provider", None)}), file=answers, flush=True)
+    for line in sys.stdin:
+        case, turn = json.loads(line)
+        items = [s.item for s in samples(case, turn)]
+        began = time.perf_counter()
+        vectors = embedder.embed(items).vectors("disc")
+        seconds = time.perf_counter() - began
+        print(json.dumps({"seconds": seconds, "vectors": vectors.tolist()}), file=answers,
+              flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    _serve()
