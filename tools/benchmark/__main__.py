@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from tools.benchmark import exported, extras, report
+from tools.benchmark import duel, exported, extras, report
 from tools.benchmark.flops import matmul_rate, read_rate
 from tools.benchmark.race import Field, checkpoint, race
 from ume_torch.checkpoint import DTYPES
@@ -50,6 +50,8 @@ def _run(args: argparse.Namespace) -> int:
     dtype = args.dtype or ("bfloat16" if args.size == "2b" else "float32")
     began = time.time()
     others = wanted == ["onnx"]
+    if others:
+        args.rounds = exported.ROUNDS
     field = None if others else Field.load(CACHE, args.size, dtype, args.device)
     found: dict[str, Any] = {
         "size": args.size, "dtype": dtype, "device": args.device, "rounds": args.rounds,
@@ -72,6 +74,9 @@ def _run(args: argparse.Namespace) -> int:
     stem.with_suffix(".md").write_text(report.markdown(found), "utf-8")
     if cases:
         report.plot(found, stem.with_suffix(".png"))
+    elif others:
+        title = f"{args.size} {dtype}, {found['hardware']}, {found['date']}"
+        duel.plot(found["extras"]["onnxruntime"], title, stem.with_suffix(".png"))
     print(report.markdown(found))
     return 0
 

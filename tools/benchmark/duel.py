@@ -68,11 +68,12 @@ class Contestant:
 
 
 def duel(contestants: list[Contestant], rounds: int, warm: int = 3) -> list[dict[str, Any]]:
-    """A row per case: milliseconds, and how many times faster than the first, in paired rounds."""
-    return [_case(case, contestants, rounds, warm) for case in CASES]
+    """A row per case and engine: see `_case`."""
+    return [row for case in CASES for row in _case(case, contestants, rounds, warm)]
 
 
-def _case(case: str, contestants: list[Contestant], rounds: int, warm: int) -> dict[str, Any]:
+def _case(case: str, contestants: list[Contestant], rounds: int, warm: int) -> list[dict[str, Any]]:
+    """Milliseconds, and how many times faster than the first: median and quartiles."""
     times: dict[str, list[float]] = {c.label: [] for c in contestants}
     differences: dict[str, float] = {c.label: 0.0 for c in contestants}
     for turn in range(rounds + warm):
@@ -87,17 +88,49 @@ def _case(case: str, contestants: list[Contestant], rounds: int, warm: int) -> d
         for label, found in vectors.items():
             differences[label] = max(differences[label], float(np.abs(found - first).max()))
     base = np.array(times[contestants[0].label])
-    row: dict[str, Any] = {"case": case}
+    rows: list[dict[str, Any]] = []
     for label, seconds in times.items():
-        p50, p99 = (1000 * np.percentile(seconds, q) for q in (50, 99))
-        row[f"{label}, ms p50 / p99"] = f"{p50:.2f} / {p99:.2f}"
-    for label, seconds in list(times.items())[1:]:
+        p50, p99 = (float(1000 * np.percentile(seconds, q)) for q in (50, 99))
         low, middle, high = np.percentile(base / np.array(seconds), [25, 50, 75])
-        row[f"{label}, speed"] = f"{middle:.2f} ({low:.2f}-{high:.2f})"
-    for label, difference in list(differences.items())[1:]:
-        row[f"{label}, difference"] = f"{difference:.0e}"
-    print(json.dumps(row), file=sys.stderr, flush=True)
-    return row
+        rows.append(
+            {
+                "case": case,
+                "engine": label,
+                "p50 ms": round(p50, 2),
+                "p99 ms": round(p99, 2),
+                "speed": round(float(middle), 2),
+                "quartiles": f"{low:.2f}-{high:.2f}",
+                "largest difference": f"{differences[label]:.0e}",
+            }
+        )
+        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    return rows
+
+
+def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
+    """Speed against the first engine, with quartiles; a panel per case."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(CASES), figsize=(3 * len(CASES), 3.4), sharey=True)
+    for axis, case in zip(axes, CASES, strict=True):
+        shown = [row for row in rows if row["case"] == case]
+        for place, row in enumerate(shown):
+            low, high = (float(n) for n in row["quartiles"].split("-"))
+            control = row["engine"].startswith("torch")
+            axis.bar(place, row["speed"], color="0.65" if control else "tab:blue")
+            axis.plot([place, place], [low, high], color="black", lw=1)
+        axis.axhline(1, color="black", lw=0.6)
+        axis.set_xticks(range(len(shown)), [row["engine"] for row in shown], fontsize=7,
+                        rotation=40, ha="right")  # fmt: skip
+        axis.set_title(case, fontsize=9)
+    axes[0].set_ylabel("times as fast as torch", fontsize=8)
+    figure.suptitle(title, fontsize=9)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
 
 
 def samples(case: str, turn: int) -> list[Sample]:

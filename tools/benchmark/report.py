@@ -13,7 +13,7 @@ def markdown(found: dict[str, Any]) -> str:
         f"# Benchmark: {found['size']} shape, {found['dtype']}, {found['device']}",
         "",
         f"{found['hardware']}; {found['date']}; {versions}. `{found['command']}`, "
-        f"{found['rounds']} interleaved rounds after one warm-up, {found['seconds']} s in all. "
+        f"{found['rounds']} interleaved rounds after the warm-up, {found['seconds']} s in all. "
         + ("ume-nano's weights." if found["size"] == "nano" else "Seeded random weights.")
         + " Times are this machine's; ratios are what carries over.",
         "",

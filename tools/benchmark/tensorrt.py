@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.benchmark import report
-from tools.benchmark.duel import Contestant, duel
+from tools.benchmark.duel import Contestant, duel, plot
 from ume_core.hookspecs import has_gpu
 from ume_core.loading import locate
 from ume_core.qwen.graphs import ENGINES
@@ -59,6 +59,8 @@ def main() -> int:
     stem = REPORTS / f"tensorrt-{name}-{args.precision}"
     stem.with_suffix(".json").write_text(json.dumps(found, indent=1), "utf-8")
     stem.with_suffix(".md").write_text(markdown(found), "utf-8")
+    plot(found["latency"], f"{name} {args.precision}, {built['device']['name']}",
+         stem.with_suffix(".png"))  # fmt: skip
     print(markdown(found))
     return 0
 
