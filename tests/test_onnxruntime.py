@@ -77,7 +77,7 @@ def _no_windows(layout: Any, media: Any) -> Any:
 def _flat_positions(*args: Any, **named: Any) -> Any:
     arrays = graphs.text_arrays(*args, **named)
     positions = np.broadcast_to(
-        np.arange(arrays["input_ids"].shape[1]), arrays["position_ids"].shape
+        np.arange(arrays["input_ids"].shape[0]), arrays["position_ids"].shape
     )
     return arrays | {"position_ids": np.ascontiguousarray(positions)}
 
@@ -156,7 +156,7 @@ def test_out_of_memory_halves_the_batch(exported: Path, monkeypatch: pytest.Monk
     graph = engine._graphs[graphs.TEXT]
 
     def scarce(arrays: Any) -> Any:
-        if len(arrays["input_ids"]) > 1:
+        if len(arrays["embed_index"]) > 1:
             raise RuntimeError("[ONNXRuntimeError] : 6 : Failed to allocate memory for buffer")
         return graph(arrays)
 

@@ -59,7 +59,7 @@ NARROW = parse_profiles(
     {
         VISION: [{"images": [1, 1, 2], "patches": [4, 16, 64]},
                  {"images": [1, 1, 1], "patches": [4, 64, 256]}],
-        TEXT: [{"rows": [1, 1, 2], "tokens": [1, 32, 64], "visual_tokens": [1, 9, 40]},
+        TEXT: [{"rows": [1, 1, 2], "tokens": [1, 32, 100], "visual_tokens": [1, 9, 40]},
                {"rows": [1, 1, 1], "tokens": [32, 64, 200], "visual_tokens": [1, 9, 100]}],
     },
     "NARROW",

@@ -16,7 +16,8 @@ from optimum.exporters.onnx.model_patcher import ModelPatcher
 from optimum.exporters.tasks import TasksManager
 from optimum.utils import NormalizedConfig
 
-from ume_core.qwen.graphs import OUTPUTS, TEXT, VISION, VisionLayout, text_arrays
+from ume_core.qwen.graphs import OUTPUTS, TEXT, TEXT_INPUTS, VISION, VisionLayout, text_arrays
+from ume_core.qwen.pack import build_pack
 from ume_core.qwen.patches import VisualInput
 from ume_core.qwen.positions import mrope_positions
 from ume_core.qwen.render import Rendered
@@ -113,14 +114,12 @@ class QwenTextOnnxConfig(_DiscConfig):
     @property
     def inputs(self) -> dict[str, dict[int, str]]:
         """Names and dynamic axes."""
-        tokens = {0: "rows", 1: "tokens"}
-        return {
-            "input_ids": tokens,
-            "position_ids": {1: "rows", 2: "tokens"},
+        axes = {
+            "position_ids": {1: "tokens"},
             "visual_embeds": {0: "visual_tokens"},
-            "visual_index": tokens,
             "embed_index": {0: "rows"},
         }
+        return {name: axes.get(name, {0: "tokens"}) for name in TEXT_INPUTS}
 
     @property
     def outputs(self) -> dict[str, dict[int, str]]:
@@ -128,13 +127,13 @@ class QwenTextOnnxConfig(_DiscConfig):
         return {OUTPUTS[TEXT]: {0: "rows"}}
 
     def generate_dummy_inputs(self, framework: str = "pt", **_: Any) -> dict[str, Any]:
-        """Two prompts of different lengths, one with an image."""
+        """Two prompts of different lengths, one with an image, that share a beginning."""
         visual = _noise(4, 6, 0)
         hidden = int(self._config.get_text_config().hidden_size)
         rng = np.random.default_rng(0)
         states = {visual.digest: rng.standard_normal((visual.tokens, hidden)).astype(np.float32)}
-        prompts = [_prompt([3, visual, 4]), _prompt([9])]
-        return _tensors(text_arrays(prompts, states, pad=0, hidden=hidden), framework)
+        pack = build_pack([_prompt([8, visual, 4]), _prompt([13])])
+        return _tensors(text_arrays(pack, states, hidden=hidden), framework)
 
 
 def onnx_config(graph: str, config: Any) -> OnnxConfig:

@@ -49,7 +49,7 @@ class VisionEncoder(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Right-padded prompts to unit vectors (rows, hidden)."""
+    """Prompts packed end to end to unit vectors (rows, hidden)."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -64,6 +64,9 @@ class TextEncoder(nn.Module):
         self,
         input_ids: Tensor,
         position_ids: Tensor,
+        place: Tensor,
+        tree_start: Tensor,
+        tree_end: Tensor,
         visual_embeds: Tensor,
         visual_index: Tensor,
         embed_index: Tensor,
@@ -74,47 +77,40 @@ class TextEncoder(nn.Module):
         visual = F.embedding(visual_index, visual_embeds).to(x.dtype)
         x = torch.where((visual_index > 0).unsqueeze(-1), visual, x)
         cos, sin = self._rotations(position_ids, x.dtype)
-        places = torch.arange(input_ids.shape[1], device=x.device)
-        causal = _bias(places[None, :] <= places[:, None], x.dtype)
-        upto = _bias(places[None, :] <= embed_index[:, None], x.dtype)[:, None, None, None]
+        bias = _bias(
+            (place[None, :] <= place[:, None])
+            & (tree_start[None, :] <= tree_start[:, None])
+            & (tree_start[:, None] < tree_end[None, :]),
+            x.dtype,
+        )
         for number, layer in enumerate(text.layers):
             attn = layer.self_attn
             normed = layer.input_layernorm(x)
             k = _rotate(self._split(attn.k_proj(normed), attn), cos, sin)
             v = self._split(attn.v_proj(normed), attn)
-            q_cos, q_sin, bias = cos, sin, causal
-            if number == len(text.layers) - 1:  # the needed token's query alone
-                normed, x = _at(normed, embed_index), _at(x, embed_index)
-                q_cos, q_sin = (
-                    _at(cos[:, 0], embed_index)[:, None],
-                    _at(sin[:, 0], embed_index)[:, None],
-                )
-                bias = upto
-            q = _rotate(self._split(attn.q_proj(normed), attn), q_cos, q_sin)
+            if number == len(text.layers) - 1:  # the needed tokens' queries alone
+                normed, x = normed[embed_index], x[embed_index]
+                cos, sin, bias = cos[embed_index], sin[embed_index], bias[embed_index]
+            q = _rotate(self._split(attn.q_proj(normed), attn), cos, sin)
             x = x + attn.o_proj(_grouped(q, k, v, bias))
             x = x + layer.mlp(layer.post_attention_layernorm(x))
-        state = text.norm(x)[:, 0].float()
+        state = text.norm(x).float()
         return state / state.norm(dim=-1, keepdim=True).clamp_min(1e-12)
 
     def _split(self, projected: Tensor, attn: Any) -> Tensor:
-        """(rows, tokens, heads * dim) -> (rows, heads, tokens, dim)."""
-        return projected.unflatten(-1, (-1, attn.head_dim)).transpose(1, 2)
+        """(tokens, heads * dim) -> (heads, tokens, dim)."""
+        return projected.unflatten(-1, (-1, attn.head_dim)).transpose(0, 1)
 
     def _rotations(self, position_ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """cos, sin (rows, 1, tokens, dim): sections of frequencies turn by t, h and w."""
+        """cos, sin (tokens, dim): sections of frequencies turn by t, h and w."""
         parts: list[Tensor] = []
         start = 0
         for axis, width in enumerate(self.sections):
             section = self.frequencies[start : start + width]  # type: ignore[index]
             parts.append(position_ids[axis].unsqueeze(-1).float() * section)
             start += width
-        angles = torch.cat([*parts, *parts], dim=-1).unsqueeze(1)
+        angles = torch.cat([*parts, *parts], dim=-1)
         return (angles.cos() * self.scale).to(dtype), (angles.sin() * self.scale).to(dtype)
-
-
-def _at(x: Tensor, index: Tensor) -> Tensor:
-    """(rows, tokens, width) at one token a row -> (rows, 1, width)."""
-    return torch.gather(x, 1, index[:, None, None].expand(-1, 1, x.shape[-1]))
 
 
 def _bias(allowed: Tensor, dtype: torch.dtype) -> Tensor:
@@ -130,11 +126,14 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _grouped(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """Grouped-query attention without copies of the keys; (rows, tokens, heads * dim)."""
-    heads = k.shape[1]
-    grouped = q.unflatten(1, (heads, -1))
-    mixed = _attention(grouped, k.unsqueeze(2), v.unsqueeze(2), bias)
-    return mixed.flatten(1, 2).transpose(1, 2).flatten(2)
+    """Grouped-query attention without copies of the keys; (rows, heads * dim)."""
+    heads, rows = k.shape[0], q.shape[1]
+    grouped = q.unflatten(0, (heads, -1))
+    # A key head's queries as rows of one product.
+    scores = (grouped.flatten(1, 2) @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
+    weights = (scores.unflatten(1, (-1, rows)) + bias.float()).softmax(-1).to(v.dtype)
+    mixed = (weights.flatten(1, 2) @ v).unflatten(1, (-1, rows)).flatten(0, 1)
+    return mixed.transpose(0, 1).flatten(1)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

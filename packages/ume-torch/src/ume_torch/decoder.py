@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ume_core.errors import CheckpointError
+from ume_core.qwen.pack import Pack
 from ume_torch.kv import KeyValues, LayerKV
-from ume_torch.pack import Pack
 
 
 @dataclass(frozen=True)

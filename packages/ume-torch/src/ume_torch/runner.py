@@ -15,12 +15,12 @@ from ume_core.cache import ByteCache
 from ume_core.embedder import Sampling
 from ume_core.errors import LimitExceeded
 from ume_core.loading import LoadOptions
+from ume_core.qwen.pack import build_pack
 from ume_core.qwen.render import Rendered
 from ume_torch.decoder import Decoder, Prefilled
 from ume_torch.generate import Pick, Row, Rules, Running, Sampler, greedy
 from ume_torch.kv import KeyValues, LayerKV, Shape
 from ume_torch.memory import free_bytes, is_out_of_memory, release
-from ume_torch.pack import build_pack
 from ume_torch.vision import Vision
 
 # Heads kept are few (one per kind of prompt) and small (2B: 0.7 MB each).

@@ -34,6 +34,8 @@ class OnnxEmbedder(ExportedEmbedder):
         options = options or LoadOptions()
         self.provider = choose_provider(options.provider, options.device)
         super().__init__(model, options, unchecked=unchecked)
+        if self.provider != "cpu":  # larger products pay there
+            self.pack_tokens = 2048
         cache = self.directory / "engines"
         folder = self.directory / "onnx"
         self._graphs = {

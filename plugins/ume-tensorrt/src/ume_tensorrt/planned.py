@@ -8,19 +8,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ume_core.errors import LimitExceeded
 from ume_core.loading import LoadOptions
-from ume_core.qwen.exported import ExportedEmbedder
+from ume_core.qwen.exported import ExportedEmbedder, packed_tokens
 from ume_core.qwen.graphs import TEXT, VISION, Arrays, Floats
 from ume_core.qwen.render import Rendered
 from ume_tensorrt.manifest import rebuild
 from ume_tensorrt.profiles import Point, Profiles, Sizes, choose, most_of, pad, sizes_of
-
-_BATCH_AXIS = {VISION: "images", TEXT: "rows"}
 
 
 class PlannedEmbedder(ExportedEmbedder):
@@ -31,6 +28,7 @@ class PlannedEmbedder(ExportedEmbedder):
     """
 
     profiles: Profiles
+    pack_tokens = 1 << 20  # the profiles bound it
 
     def __init__(
         self,
@@ -49,17 +47,19 @@ class PlannedEmbedder(ExportedEmbedder):
         """The output of arrays that were padded to the point's sizes."""
 
     def run_graph(self, graph: str, arrays: Arrays) -> Floats:
-        """One graph's output, in as many runs as the profiles' batches make of it."""
-        inputs, axis = self.manifest.inputs[graph], _BATCH_AXIS[graph]
+        """One graph's output; images beyond a profile's in several runs."""
+        inputs = self.manifest.inputs[graph]
         sizes = sizes_of(graph, inputs, arrays)
         point = choose(graph, self.profiles[graph], sizes)
         if point is not None:
-            return self.run_point(graph, point, pad(inputs, arrays, point))[: sizes[axis]]
-        most = most_of(self.profiles[graph], axis, sizes)
+            real = sizes["rows" if graph == TEXT else "images"]
+            return self.run_point(graph, point, pad(inputs, arrays, point))[:real]
+        most = most_of(self.profiles[graph], "images", sizes) if graph == VISION else 0
         if most == 0:
             raise LimitExceeded(f"no profile of the engines takes {sizes}", fix=self._wider())
-        parts = [self._rows(graph, arrays, n, n + most) for n in range(0, sizes[axis], most)]
-        return np.concatenate([self.run_graph(graph, part) for part in parts])
+        pixels = arrays["pixel_values"]
+        parts = [pixels[n : n + most] for n in range(0, len(pixels), most)]
+        return np.concatenate([self.run_graph(graph, arrays | {"pixel_values": p}) for p in parts])
 
     def fits(self, group: Sequence[Rendered], more: Rendered) -> bool:
         """As all exported engines, and within one profile."""
@@ -84,14 +84,6 @@ class PlannedEmbedder(ExportedEmbedder):
                 fix=f"shorten it or lower max_pixels, or {self._wider()}",
             )
 
-    def _rows(self, graph: str, arrays: Arrays, start: int, end: int) -> Arrays:
-        axis = _BATCH_AXIS[graph]
-        cut: Arrays = {}
-        for name, (_, axes) in self.manifest.inputs[graph].items():
-            index: list[Any] = [slice(start, end) if a == axis else slice(None) for a in axes]
-            cut[name] = arrays[name][tuple(index)]
-        return cut
-
     def _wider(self) -> str:
         return f"build with wider ones: {rebuild(self.directory)} --profiles FILE"
 
@@ -99,6 +91,6 @@ class PlannedEmbedder(ExportedEmbedder):
 def _sizes(prompts: Sequence[Rendered]) -> Sizes:
     return {
         "rows": len(prompts),
-        "tokens": max(len(p.ids) for p in prompts),
+        "tokens": packed_tokens(prompts),
         "visual_tokens": 1 + sum(m.tokens for p in prompts for m in p.media),
     }

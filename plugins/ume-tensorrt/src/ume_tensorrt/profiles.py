@@ -2,8 +2,9 @@
 
 A profile gives every dynamic axis of a graph its least, best and most size. A request runs at a
 *point*: its sizes padded up to a coarse grid, so that few captured CUDA graphs serve all requests.
-Padding is exact: rows, images and visual states beyond the request's are ignored, tokens to the
-right are never attended to. Patches cannot be padded (every patch sees every other).
+Padding is exact: rows, images and visual states beyond the request's are ignored, and tokens that
+are added belong to no prompt (see `ume_core.qwen.graphs`). Patches cannot be padded (every patch
+sees every other).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Sizes: TypeAlias = "dict[str, int]"
 Inputs: TypeAlias = "Mapping[str, Sequence[Any]]"
 AXES = {VISION: ("images", "patches"), TEXT: ("rows", "tokens", "visual_tokens")}
 # A graph's work grows with the product of these.
-_WORK = {VISION: ("images", "patches"), TEXT: ("rows", "tokens")}
+_WORK = {VISION: ("images", "patches"), TEXT: ("tokens",)}
 # 16,384 patches are 3.2 megapixels; the tokens of a prompt end with the model's context anyway.
 _LIMIT = {"rows": 1024, "images": 1024, "patches": 65_536, "tokens": 131_072,
           "visual_tokens": 131_072}  # fmt: skip
@@ -158,7 +159,8 @@ def _vision(images: Any, patches: Any) -> dict[str, Any]:
     return {"images": images, "patches": patches}
 
 
-# `visual_tokens` counts row 0. Patches: 256 visual tokens are 1,024 patches.
+# `tokens` are a pack's, of all its rows. `visual_tokens` counts row 0. 256 visual tokens are 1,024
+# patches.
 PRESETS: dict[str, dict[str, list[dict[str, Any]]]] = {
     "low-latency": {
         VISION: [_vision([1, 1, 1], [4, 1024, 4096]), _vision([1, 8, 16], [4, 256, 1024])],
@@ -167,9 +169,8 @@ PRESETS: dict[str, dict[str, list[dict[str, Any]]]] = {
     },
     "throughput": {
         VISION: [_vision([1, 16, 64], [4, 256, 1024]), _vision([1, 4, 8], [4, 1024, 4096])],
-        TEXT: [_text([1, 32, 64], [1, 64, 256], [1, 33, 4097]),
-               _text([1, 16, 32], [1, 320, 1024], [1, 4097, 16_385]),
-               _text([1, 1, 4], [1, 1024, 4096], [1, 1025, 8193])],
+        TEXT: [_text([1, 16, 64], [1, 512, 1024], [1, 33, 1025]),
+               _text([1, 8, 64], [1, 2048, 4096], [1, 1025, 4097])],
     },
 }  # fmt: skip
 

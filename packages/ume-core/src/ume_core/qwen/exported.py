@@ -16,6 +16,7 @@ from ume_core.qwen.checkpoint import find_checkpoint
 from ume_core.qwen.embedder import QwenEmbedder, unit
 from ume_core.qwen.graphs import TEXT, VISION, Arrays, Floats, VisionLayout, text_arrays
 from ume_core.qwen.manifest import Manifest
+from ume_core.qwen.pack import build_pack
 from ume_core.qwen.patches import VisualInput
 from ume_core.qwen.render import Rendered
 from ume_core.results import Vectors
@@ -27,8 +28,6 @@ _DISC: frozenset[Mode] = frozenset({"disc"})
 _CALL_PATCHES = 4096
 # Qwen2.5-VL's window bias is a number for every pair of patches: 1 GB at this many.
 _WINDOWED_PATCHES = 16_384
-# A batch's rows are padded to the longest; beyond this share of padding a new batch is cheaper.
-_MOST_PADDING = 0.25
 
 
 class ExportedEmbedder(QwenEmbedder):
@@ -36,9 +35,11 @@ class ExportedEmbedder(QwenEmbedder):
 
     Attributes:
         directory: it. manifest: what it says about itself.
+        pack_tokens: most tokens of several prompts together: their mask is quadratic in them.
     """
 
     modes = _DISC
+    pack_tokens = 512
 
     def __init__(
         self, model: str | Path, options: LoadOptions | None = None, *, unchecked: bool = False
@@ -103,21 +104,15 @@ class ExportedEmbedder(QwenEmbedder):
                 )
 
     def fits(self, group: Sequence[Rendered], more: Rendered) -> bool:
-        """Rows are padded to the longest, which is the last: prompts come in order of length."""
-        rows, longest = len(group) + 1, max(len(more.ids), max(len(p.ids) for p in group))
-        padded = rows * longest
-        real = sum(len(p.ids) for p in group) + len(more.ids)
-        return padded <= self.options.batch_tokens and real >= (1 - _MOST_PADDING) * padded
+        """Up to `pack_tokens`, shared heads counted once."""
+        tokens = packed_tokens([*group, more])
+        return tokens <= min(self.pack_tokens, self.options.batch_tokens)
 
     def disc_vectors(self, prompts: Sequence[Rendered]) -> list[Vectors | UmeError]:
-        """One padded batch; halved where memory does not suffice."""
+        """One pack; halved where memory does not suffice."""
         try:
-            arrays = text_arrays(
-                prompts,
-                self._visual_states([m for p in prompts for m in p.media]),
-                pad=self._prepare.tokenizer.special.pad,
-                hidden=self.dimensions,
-            )
+            pack = build_pack(prompts)
+            arrays = text_arrays(pack, self._visual_states(pack.media()), hidden=self.dimensions)
             return list(unit(self.run_graph(TEXT, arrays)))
         except Exception as error:
             if not (isinstance(error, MemoryError) or self.is_out_of_memory(error)):
@@ -149,6 +144,12 @@ class ExportedEmbedder(QwenEmbedder):
                     found[visual.digest] = np.ascontiguousarray(states)
                     self._states.put(visual.digest, found[visual.digest])
         return found
+
+
+def packed_tokens(prompts: Sequence[Rendered]) -> int:
+    """An upper bound of the tokens of a pack of these prompts."""
+    heads = {p.head_key: p.head for p in prompts}
+    return sum(len(p.ids) - p.head for p in prompts) + sum(heads.values())
 
 
 def _calls(media: list[VisualInput]) -> list[list[VisualInput]]:

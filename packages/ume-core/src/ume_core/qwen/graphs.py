@@ -1,7 +1,8 @@
 """The two graphs of the exported disc encoder, and the arrays they take.
 
 `vision_encoder` computes images of one size at a time: no attention crosses images, no padding, no
-quadratic mask over a batch. `text_encoder` takes right-padded prompts and returns unit vectors.
+quadratic mask over a batch. `text_encoder` takes prompts packed end to end, every shared beginning
+once, and returns unit vectors; its mask is quadratic in the pack, so packs are bounded.
 What depends on the data in ways a graph expresses badly (patch rotations, window layout, M-RoPE
 positions, where visual states go) is computed here, in numpy, for ONNX Runtime and TensorRT alike.
 """
@@ -15,8 +16,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ume_core.qwen.pack import Pack
 from ume_core.qwen.patches import VisualInput
-from ume_core.qwen.render import Rendered
 from ume_core.sizes import MERGE, PATCH
 
 Floats: TypeAlias = npt.NDArray[np.float32]
@@ -25,7 +26,10 @@ Arrays: TypeAlias = "dict[str, npt.NDArray[Any]]"
 MANIFEST = "ume_export.json"
 ENGINES = "tensorrt"  # folder of an exported directory that holds built engines
 VISION, TEXT = "vision_encoder", "text_encoder"
-TEXT_INPUTS = ("input_ids", "position_ids", "visual_embeds", "visual_index", "embed_index")
+TEXT_INPUTS = (
+    "input_ids", "position_ids", "place", "tree_start", "tree_end", "visual_embeds",
+    "visual_index", "embed_index",
+)  # fmt: skip
 OUTPUTS = {VISION: "visual_states", TEXT: "sentence_embedding"}
 _THETA = 10000.0  # transformers `VisionRotaryEmbedding` of both architectures
 
@@ -112,47 +116,68 @@ class VisionLayout:
         return np.argsort(window, kind="stable"), window
 
 
-def text_arrays(
-    prompts: Sequence[Rendered], states: Mapping[bytes, Floats], *, pad: int, hidden: int
-) -> Arrays:
-    """Inputs of the text graph for prompts that end at `<disc_emb>`.
+def text_arrays(pack: Pack, states: Mapping[bytes, Floats], *, hidden: int) -> Arrays:
+    """Inputs of the text graph for a pack of prompts that end at `<disc_emb>`.
+
+    A token attends to those of its own and its ancestor nodes that do not stand behind it. In a
+    walk over the forest that numbers nodes as it enters them, a node's descendants are the numbers
+    from its own up to the last one given beneath it: comparing numbers tells ancestors.
 
     Args:
         states: (tokens, hidden) by the digest of every image and video in the prompts.
-        pad: token id that fills shorter rows. hidden: the model's width.
+        hidden: the model's width.
 
     Returns:
-        input_ids, visual_index int64 (rows, tokens), right-padded; position_ids int64
-        (3, rows, tokens); embed_index int64 (rows,); visual_embeds float32 (1 + visual tokens,
-        hidden), of which row 0 stands for "no visual".
+        input_ids, visual_index, place, tree_start, tree_end int64 (tokens,): where a token stands
+        in its prompt, its node's number and the first number that is no descendant's, from 1;
+        position_ids int64 (3, tokens); embed_index int64 (rows,), each prompt's `<disc_emb>`;
+        visual_embeds float32 (1 + visual tokens, hidden), of which row 0 stands for "no visual".
     """
-    rows, width = len(prompts), max(len(p.ids) for p in prompts)
-    input_ids = np.full((rows, width), pad, dtype=np.int64)
-    visual_index = np.zeros((rows, width), dtype=np.int64)
-    position_ids = np.zeros((3, rows, width), dtype=np.int64)
-    starts: dict[bytes, int] = {}
+    starts, ends = _numbered(pack)
+    visual_index = np.zeros(pack.tokens, dtype=np.int64)
     parts: list[Floats] = [np.zeros((1, hidden), dtype=np.float32)]
+    rows: dict[bytes, int] = {}
     total = 1
-    for row, prompt in enumerate(prompts):
-        length = len(prompt.ids)
-        input_ids[row, :length] = prompt.ids
-        position_ids[:, row, :length] = prompt.positions
-        for place, visual in zip(prompt.media_starts, prompt.media, strict=True):
-            if visual.digest not in starts:
-                starts[visual.digest] = total
-                parts.append(states[visual.digest])
-                total += visual.tokens
-            first = starts[visual.digest]
-            visual_index[row, place : place + visual.tokens] = np.arange(
-                first, first + visual.tokens
-            )
+    for place, visual in pack.placed_media():
+        if visual.digest not in rows:
+            rows[visual.digest] = total
+            parts.append(states[visual.digest])
+            total += visual.tokens
+        first = rows[visual.digest]
+        visual_index[place : place + visual.tokens] = np.arange(first, first + visual.tokens)
+    nodes = pack.nodes
     return {
-        "input_ids": input_ids,
-        "position_ids": position_ids,
+        "input_ids": pack.ids(),
+        "position_ids": pack.positions(),
+        "place": np.concatenate([np.arange(n.start, n.stop) for n in nodes]),
+        "tree_start": np.repeat(starts, [len(n) for n in nodes]),
+        "tree_end": np.repeat(ends, [len(n) for n in nodes]),
         "visual_embeds": np.concatenate(parts),
         "visual_index": visual_index,
-        "embed_index": np.array([p.disc_index for p in prompts], dtype=np.int64),
+        "embed_index": np.array(
+            [pack.place(n, p.disc_index) for n, p in enumerate(pack.prompts)], dtype=np.int64
+        ),
     }
+
+
+def _numbered(pack: Pack) -> tuple[list[int], list[int]]:
+    """Per node its number in a walk that enters parents first, and the end of its descendants'."""
+    children: dict[int, list[int]] = {}
+    for number, node in enumerate(pack.nodes):
+        children.setdefault(node.parent, []).append(number)
+    starts, ends = [0] * len(pack.nodes), [0] * len(pack.nodes)
+    given = 1
+    waiting = [(number, False) for number in reversed(children.get(-1, []))]
+    while waiting:
+        number, left = waiting.pop()
+        if left:
+            ends[number] = given
+            continue
+        starts[number] = given
+        given += 1
+        waiting.append((number, True))
+        waiting += [(child, False) for child in reversed(children.get(number, []))]
+    return starts, ends
 
 
 def _patches(order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

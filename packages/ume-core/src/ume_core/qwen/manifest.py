@@ -11,7 +11,7 @@ from ume_core.errors import CheckpointError
 from ume_core.qwen.checkpoint import files_digest
 from ume_core.qwen.graphs import MANIFEST
 
-FORMAT = 1
+FORMAT = 2  # 1 had padded prompts
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ume_core.qwen.pack import Pack, build_pack
 from ume_core.qwen.patches import VisualInput
 from ume_core.qwen.render import Rendered
-from ume_torch.pack import Pack, build_pack
 
 HEAD = list(range(100, 112))
 VISUAL = VisualInput(np.zeros((8, 1176), np.float32), (1, 2, 4), "image", b"a" * 16)

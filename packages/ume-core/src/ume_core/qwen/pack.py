@@ -94,14 +94,19 @@ class Pack:
         parts = [self.prompts[n.prompt].positions[:, n.start : n.stop] for n in self.computed]
         return np.concatenate(parts, axis=1)
 
-    def media(self) -> list[VisualInput]:
-        """The media whose tokens are computed, in the order of their tokens."""
-        found: list[VisualInput] = []
+    def placed_media(self) -> list[tuple[int, VisualInput]]:
+        """The media whose tokens are computed, each with the place of its first token."""
+        found: list[tuple[int, VisualInput]] = []
         for node in self.computed:
             prompt = self.prompts[node.prompt]
-            starts = zip(prompt.media_starts, prompt.media, strict=True)
-            found += [visual for start, visual in starts if node.start <= start < node.stop]
+            for start, visual in zip(prompt.media_starts, prompt.media, strict=True):
+                if node.start <= start < node.stop:
+                    found.append((node.offset + start - node.start, visual))
         return found
+
+    def media(self) -> list[VisualInput]:
+        """The media whose tokens are computed, in the order of their tokens."""
+        return [visual for _, visual in self.placed_media()]
 
 
 def build_pack(
@@ -169,7 +174,7 @@ def _keys(prompts: Sequence[Rendered]) -> list[Ints]:
     numbers: dict[bytes, int] = {}
     keys: list[Ints] = []
     for prompt in prompts:
-        key = prompt.ids.copy()
+        key = np.array(prompt.ids, dtype=np.int64)
         for start, visual in zip(prompt.media_starts, prompt.media, strict=True):
             key[start : start + visual.tokens] = ~numbers.setdefault(visual.digest, len(numbers))
         keys.append(key)
