@@ -227,6 +227,27 @@ def test_an_export_leaves_nothing_half_made(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["taken"]
 
 
+def test_optimums_own_entry_point_makes_the_same_graphs(exported: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from optimum.exporters.onnx import main_export\n"
+        "from ume_export.configs import TASKS\n"
+        "for graph, task in TASKS.items():\n"
+        "    main_export(sys.argv[1], f'{sys.argv[2]}/{graph}', task=task, opset=20,\n"
+        "                library_name='transformers')\n"
+    )
+    command = [str(find_python()), "-c", code, str(ume_nano.path()), str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    ours = tmp_path / "ours"
+    shutil.copytree(exported, ours)
+    for graph in (graphs.VISION, graphs.TEXT):
+        shutil.copy(tmp_path / graph / "model.onnx", ours / "onnx" / f"{graph}.onnx")
+    found = OnnxEmbedder(ours, unchecked=True).embed(many()).vectors("disc")
+    expected = OnnxEmbedder(exported).embed(many()).vectors("disc")
+    assert np.abs(found - expected).max() <= 1e-5
+
+
 @pytest.mark.parametrize("precision", ["int8", "float16"])
 def test_lower_precisions_are_measured_and_gated(precision: str, tmp_path: Path) -> None:
     directory = tmp_path / precision
