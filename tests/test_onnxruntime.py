@@ -21,7 +21,7 @@ from ume_core.qwen import exported as exported_module
 from ume_core.qwen import graphs
 from ume_core.testing import EmbedderContract
 from ume_core.testing.contract import mixed_items, picture
-from ume_onnxruntime import OnnxEmbedder
+from ume_onnxruntime import OnnxEmbedder, sessions
 from ume_onnxruntime.export_command import find_python
 from ume_r1.cli import main
 from ume_torch import TorchEmbedder
@@ -192,6 +192,13 @@ def test_what_is_no_export_says_how_to_make_one(exported: Path, tmp_path: Path) 
                     {"invariant": True}):  # fmt: skip
         with pytest.raises(InvalidOption, match="Fix"):
             ume_core.load(exported, **wrong)
+
+
+def test_a_tensorrt_the_provider_cannot_load_is_named() -> None:
+    for fine in (None, "10.16.1.11"):
+        sessions._check_tensorrt(fine)
+    with pytest.raises(InvalidOption, match=r"11\.4\.0\.106 is installed.*links 10.*10\.16\.1\.11"):
+        sessions._check_tensorrt("11.4.0.106")
 
 
 def test_the_manifest_describes_the_artifact(exported: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,38 @@ def choose_provider(provider: str, device: str) -> str:
             fix="pip install onnxruntime-gpu (TensorRT: the 10.16 line, tensorrt-cu13 10.16.1.11; "
             "pip's newest tensorrt is 11.x, which it cannot load)",
         )
+    if provider != "cpu" and not has_gpu():
+        raise InvalidOption(
+            f"provider {provider!r} needs an NVIDIA GPU, and this machine has none",
+            fix="use provider='cpu'",
+        )
+    if provider == "tensorrt":
+        _check_tensorrt(installed_tensorrt())
     return provider
+
+
+def installed_tensorrt() -> str | None:
+    """Version of the TensorRT that pip installed, or None; it may also come with the system."""
+    for name in ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return None
+
+
+def _check_tensorrt(found: str | None) -> None:
+    """Refuse a TensorRT that the provider of PyPI's onnxruntime-gpu cannot load.
+
+    Raises:
+        InvalidOption: it is not of the line that onnxruntime-gpu 1.30 and 1.31 link
+            (`readelf -d libonnxruntime_providers_tensorrt.so`: libnvinfer.so.10).
+    """
+    if found is not None and not found.startswith("10."):
+        raise InvalidOption(
+            f"TensorRT {found} is installed, and onnxruntime {ort.__version__}'s provider links 10",
+            fix="pip install tensorrt-cu13==10.16.1.11, or use engine='tensorrt'",
+        )
 
 
 def _device_number(device: str) -> int:
@@ -87,9 +119,15 @@ class Graph:
                 str(path), options, providers=chain or [PROVIDERS["cpu"]]
             )
         except Exception as error:  # its errors have no common base
+            if self._cuda:  # the graph itself passed on a CPU when it was exported
+                raise InvalidOption(
+                    f"the {provider} provider does not run {path} here: {error}",
+                    fix="check the CUDA 13 and cuDNN 9 libraries (pip install "
+                    "'onnxruntime-gpu[cuda,cudnn]') and the driver, or use provider='cpu'",
+                ) from error
             raise CheckpointError(
                 f"{path} cannot be loaded by onnxruntime {ort.__version__}: {error}",
-                fix="export again, or use another provider or precision",
+                fix="export again, or use another precision",
             ) from error
         used = self._session.get_providers()
         if provider != "cpu" and used[0] != PROVIDERS[provider]:

@@ -64,7 +64,9 @@ class Manifest:
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"{path} is damaged: {error}", fix="export again") from error
         if found.format != FORMAT:
-            raise CheckpointError(f"{path} has format {found.format}", fix="export again")
+            raise CheckpointError(
+                f"{path} has format {found.format}; this version reads {FORMAT}", fix="export again"
+            )
         if unchecked:
             return found
         parity = cast(object, found.parity)  # whatever the file holds
