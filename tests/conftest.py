@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +37,17 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     directory = tmp_path_factory.mktemp("export") / "nano"
     assert main(["export", "ume-nano", str(directory)]) == 0
+    return directory
+
+
+@pytest.fixture(scope="session")
+def built(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ume-nano's export with TensorRT engines; only where they can be built."""
+    from ume_r1.cli import main
+
+    directory = tmp_path_factory.mktemp("tensorrt") / "nano"
+    shutil.copytree(exported, directory)
+    assert main(["export", str(directory), "--engine", "tensorrt"]) == 0
     return directory
 
 

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+
+from ume_core.hookspecs import has_gpu
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 BEGIN, END = "<!-- matrix: written by the tests -->", "<!-- end of the matrix -->"
+# Why TensorRT cannot run here, or "".
+HARDWARE = (
+    "TensorRT is not installed" if find_spec("tensorrt") is None
+    else "no NVIDIA GPU" if not has_gpu() else ""
+)  # fmt: skip
+NOT_RUN = "not run"
 MODALITIES = ("text", "image", "image+text", "video")
 
 
@@ -36,7 +45,8 @@ def table(frameworks: list[str], engines: list[tuple[str, str]]) -> str:
         cells: list[str] = []
         for engine, mode in engines:
             shown = [m for m in MODALITIES if Cell(framework, mode, m, engine) in COVERED]
-            cells.append(", ".join(shown) or "-")
+            ran = any(c.engine == engine for c in COVERED)
+            cells.append(", ".join(shown) or ("-" if ran else NOT_RUN))
         lines.append(f"| {framework} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -23,7 +23,9 @@ PICTURES = [picture(1, 84, 84), picture(2, 84, 56)]
 TEXTS = ["a red apple", "two dogs on a blue background"]
 BOTH = {"image": PICTURES[0], "text": TEXTS[0]}
 CLIP = Video([picture(s) for s in range(4)])
-ENGINES = [("torch", "disc"), ("torch", "gen"), ("onnxruntime", "disc")]
+ENGINES = [
+    ("torch", "disc"), ("torch", "gen"), ("onnxruntime", "disc"), ("tensorrt", "disc"),
+]  # fmt: skip
 Adapter = Callable[[str, str, Any, list[str]], dict[str, Any]]
 
 
@@ -145,9 +147,12 @@ def expected(mode: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("adapter", ADAPTERS)
 @pytest.mark.parametrize(("engine", "mode"), ENGINES)
 def test_every_adapter_gives_the_engines_vectors(
-    adapter: str, engine: str, mode: str, files: list[str], exported: Path
+    adapter: str, engine: str, mode: str, files: list[str], request: pytest.FixtureRequest
 ) -> None:
-    name = "ume-nano" if engine == "torch" else str(exported)
+    if engine == "tensorrt" and matrix.HARDWARE:
+        pytest.skip(f"not run: {matrix.HARDWARE}")
+    directory = {"onnxruntime": "exported", "tensorrt": "built"}.get(engine)
+    name = "ume-nano" if directory is None else str(request.getfixturevalue(directory))
     for modality, found in ADAPTERS[adapter](name, engine, mode, files).items():
         difference = np.abs(np.asarray(found, dtype=np.float32) - expected(mode)[modality]).max()
         assert difference < 1e-5, (adapter, engine, mode, modality)
@@ -156,9 +161,12 @@ def test_every_adapter_gives_the_engines_vectors(
 
 def test_the_readmes_matrix_is_what_the_tests_showed() -> None:
     shown = {(c.framework, c.engine, c.mode) for c in matrix.COVERED}
-    if len(shown) < len(ADAPTERS) * len(ENGINES):
+    could = [e for e, _ in ENGINES if e != "tensorrt" or not matrix.HARDWARE]
+    if len(shown) < len(ADAPTERS) * len(could):
         pytest.skip("only after all adapters were tested in this run")
     made = matrix.table(list(ADAPTERS), ENGINES)
     if os.environ.get("UME_WRITE_MATRIX"):
         matrix.write(made)
+    if not matrix.HARDWARE and matrix.NOT_RUN in matrix.in_readme():
+        pytest.skip("TensorRT ran here, and the README was written without: UME_WRITE_MATRIX=1")
     assert matrix.in_readme() == made, "run the tests with UME_WRITE_MATRIX=1"

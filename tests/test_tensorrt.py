@@ -15,7 +15,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import numpy as np
 import pytest
 
 import ume_core
+from tests.matrix import HARDWARE
 from ume_core import CheckpointError, EngineUnavailable, Image, InvalidOption, LimitExceeded, Video
 from ume_core.hookspecs import has_gpu
 from ume_core.loading import LoadOptions
@@ -48,10 +48,6 @@ from ume_tensorrt.profiles import (
 )
 
 ROOT = Path(__file__).resolve().parents[1]
-HARDWARE = (
-    "TensorRT is not installed" if find_spec("tensorrt") is None
-    else "no NVIDIA GPU" if not has_gpu() else ""
-)  # fmt: skip
 needs_hardware = pytest.mark.skipif(bool(HARDWARE), reason=f"not run: {HARDWARE}")
 
 # Narrow enough that the kit's batches must be split and some items be refused.
@@ -358,14 +354,6 @@ def test_the_runtime_loads_with_real_bindings_and_needs_a_gpu(line: str, exporte
     assert "holds no TensorRT engines" in said[0] and "does not run on device 'cpu'" in said[1]
     if not has_gpu():
         assert said[2].startswith("cudaSetDevice: cudaError") and "Fix" in said[2]
-
-
-@pytest.fixture(scope="module")
-def built(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("tensorrt") / "nano"
-    shutil.copytree(exported, directory)
-    assert main(["export", str(directory), "--engine", "tensorrt"]) == 0
-    return directory
 
 
 @needs_hardware
