@@ -117,8 +117,8 @@ def _export_into(
 def _peak(size: int, checkpoint: Checkpoint, precision: str) -> int:
     """Bytes: the model, the traced graph, and its copy while it is written; or the parity check's.
 
-    The check holds the graphs in float32 whatever their precision, since ONNX Runtime computes so on
-    a CPU: 14.5 GB at the 2B shape in float16, 1.65 times its weights in float32.
+    The check holds the graphs in float32 whatever their precision, since ONNX Runtime computes so
+    on a CPU: 14.5 GB at the 2B shape in float16, 1.65 times its weights in float32.
     """
     stored = str(checkpoint.config.get("torch_dtype") or checkpoint.config.get("dtype") or "")
     full = size if stored == "float32" else 2 * size
