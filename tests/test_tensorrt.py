@@ -34,7 +34,8 @@ from ume_onnxruntime import OnnxEmbedder
 from ume_r1.cli import main
 from ume_tensorrt.buffers import ALIGNMENT, nbytes, output_shape, plan
 from ume_tensorrt.manifest import Device, EngineManifest, read_manifest
-from ume_tensorrt.planned import PlannedEmbedder
+from ume_tensorrt.planned import NO_PROFILE, PlannedEmbedder
+from ume_tensorrt.probes import probe
 from ume_tensorrt.profiles import (
     AXES,
     PRESETS,
@@ -45,6 +46,7 @@ from ume_tensorrt.profiles import (
     load_profiles,
     parse_profiles,
     shape,
+    sizes_of,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -145,13 +147,28 @@ def test_what_no_profile_takes_is_refused_before_it_costs_anything(exported: Pat
     items: list[Any] = ["short", "word " * 300, big]
     result = engine.embed(items, on_error="record")
     assert [r.status for r in result.records] == ["ok", "failed", "failed"]
-    assert "tokens" in str(result.records[1].reason) and "--profiles" in str(
+    assert NO_PROFILE in str(result.records[1].reason) and "--profiles" in str(
         result.records[1].reason
     )
     assert "patches" in str(result.records[2].reason)
     assert max(p.size("patches") for g, p in engine.ran if g == VISION) <= 256
     with pytest.raises(LimitExceeded, match=r"item 1: .*--engine tensorrt --profiles"):
         engine.embed(items)
+
+
+def test_every_profile_can_be_probed_at_the_sizes_it_is_tuned_for(
+    exported: Path, exported_25: Path
+) -> None:
+    for directory in (exported, exported_25):
+        engine = OnPoints(directory)
+        for graph in AXES:
+            inputs = engine.manifest.inputs[graph]
+            for number, profile in enumerate(engine.profiles[graph]):
+                sizes = {axis: span.best for axis, span in profile.axes.items()}
+                arrays = probe(graph, inputs, engine._layout, sizes)
+                assert sizes_of(graph, inputs, arrays) == sizes
+                found = engine.run_point(graph, Point(number, tuple(sizes.items())), arrays)
+                assert np.isfinite(found).all() and np.ptp(found) > 0
 
 
 def test_a_point_holds_its_request_at_the_least_work() -> None:
@@ -204,7 +221,7 @@ def test_few_points_serve_many_lengths() -> None:
         (lambda p: p[TEXT][0].update(tokens=[1, 2]), r"\.tokens"),
         (lambda p: p[TEXT][0].update(tokens=[1, 2, 10**9]), "too much"),
         (lambda p: p[TEXT][0].update(tokens=[True, 2, 3]), r"\.tokens"),
-        (lambda p: p[VISION][0].update(patches=[4, 5, 6]), "come in 4s"),
+        (lambda p: p[VISION][0].update(patches=[4, 6, 8]), "come in 4s"),
     ],
 )
 def test_wrong_profiles_are_named(change: Callable[[Any], Any], named: str, tmp_path: Path) -> None:

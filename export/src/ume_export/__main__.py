@@ -65,10 +65,10 @@ def _builder(profiles: str) -> Any:
     Raises:
         EngineUnavailable: no TensorRT, or no GPU. InvalidOption: wrong profiles.
     """
-    from ume_tensorrt.profiles import load_profiles
-
-    load_profiles(profiles)
     try:
+        from ume_tensorrt.profiles import load_profiles
+
+        load_profiles(profiles)
         from ume_export.tensorrt import build
         from ume_tensorrt import cuda
     except ImportError as error:

@@ -7,8 +7,10 @@ off: float32 engines compute in float32, and their vectors mix with ume-torch's.
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -16,12 +18,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, SupportsInt, cast
 
+import numpy as np
 import tensorrt as trt
 
-from ume_core.errors import CheckpointError, EngineUnavailable, InvalidOption
+from ume_core.errors import CheckpointError, InvalidOption, UmeError
 from ume_core.loading import LoadOptions
 from ume_core.qwen.checkpoint import files_digest
-from ume_core.qwen.graphs import ENGINES, TEXT, VISION
+from ume_core.qwen.graphs import ENGINES, TEXT, VISION, Floats, VisionLayout
 from ume_core.qwen.manifest import Manifest
 from ume_export.operators import check_operators
 from ume_export.parity import BOUNDS, compare, samples, summary
@@ -29,7 +32,9 @@ from ume_onnxruntime.engine import OnnxEmbedder
 from ume_tensorrt import cuda
 from ume_tensorrt.engine import TensorRTEmbedder
 from ume_tensorrt.manifest import EngineManifest, plan_files
-from ume_tensorrt.profiles import Profile, as_json, load_profiles
+from ume_tensorrt.planned import NO_PROFILE
+from ume_tensorrt.probes import probe
+from ume_tensorrt.profiles import Point, Profile, as_json, load_profiles
 from ume_tensorrt.runtime import Log
 
 _TIMINGS = "timing.cache"
@@ -121,6 +126,28 @@ def build_engine(
         CheckpointError: TensorRT does not take the graph. KeyboardInterrupt: as the user asked.
     """
     log = Log()
+    try:
+        _build(log, onnx, plan, profiles, inputs, timings, workspace, version_compatible, say)
+    except UmeError:
+        raise
+    except (RuntimeError, TypeError, ValueError) as error:  # how the bindings report failures
+        raise CheckpointError(
+            f"TensorRT could not build {onnx.stem}: {error}; {log.said}",
+            fix="use smaller profiles or more workspace",
+        ) from error
+
+
+def _build(
+    log: Log,
+    onnx: Path,
+    plan: Path,
+    profiles: tuple[Profile, ...],
+    inputs: Mapping[str, Any],
+    timings: Path,
+    workspace: int,
+    version_compatible: bool,
+    say: Say,
+) -> None:
     builder = trt.Builder(log)
     typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(typed)
@@ -144,12 +171,18 @@ def build_engine(
             raise CheckpointError(
                 f"TensorRT does not take profile {entry}: {log.said}", fix="change the profiles"
             )
-    cache = config.create_timing_cache(timings.read_bytes() if timings.is_file() else b"")
-    config.set_timing_cache(cache, ignore_mismatch=False)
+    cache = cast(
+        Any, config.create_timing_cache(timings.read_bytes() if timings.is_file() else b"")
+    )
+    # Timings of another GPU or TensorRT are refused: begin anew.
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        cache = cast(Any, config.create_timing_cache(b""))
+        config.set_timing_cache(cache, ignore_mismatch=False)
     progress = _Progress(say)
     config.progress_monitor = progress
     # None when it fails or is stopped, whatever the bindings' types say.
-    built = cast(Any, builder.build_serialized_network(network, config))
+    with progress.stoppable():
+        built = cast(Any, builder.build_serialized_network(network, config))
     if progress.stopped:
         raise KeyboardInterrupt
     if built is None:
@@ -158,17 +191,37 @@ def build_engine(
             fix="use smaller profiles or more workspace",
         )
     plan.write_bytes(built)
-    timings.write_bytes(cast(Any, config.get_timing_cache().serialize()))
+    timings.write_bytes(cache.serialize())
 
 
 class _Progress(trt.IProgressMonitor):
-    """Says which phase runs; Ctrl-C stops the build at its next step."""
+    """Says which phase runs, and stops the build at its next step once `stopped` is set."""
 
     def __init__(self, say: Say) -> None:
         trt.IProgressMonitor.__init__(self)
         self.stopped = False
         self._say = say
         self._steps: dict[str, int] = {}
+
+    @contextmanager
+    def stoppable(self) -> Generator[None]:
+        """Ctrl-C and SIGTERM set `stopped`.
+
+        The main thread is in C++ meanwhile: an exception raised in a callback of it would be lost.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(*_: object) -> None:
+            self.stopped = True
+
+        before = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def phase_start(
         self, phase_name: str, parent_phase: str | None, num_steps: SupportsInt
@@ -180,13 +233,9 @@ class _Progress(trt.IProgressMonitor):
 
     def step_complete(self, phase_name: str, step: SupportsInt) -> bool:
         """Called by TensorRT; False stops the build."""
-        try:
-            total = self._steps.get(phase_name, 0)
-            done = int(step)
-            if total >= 20 and done and done % (total // 10) == 0:
-                self._say(f"  {phase_name}: {done} of {total}")
-        except KeyboardInterrupt:
-            self.stopped = True
+        total, done = self._steps.get(phase_name, 0), int(step)
+        if total >= 20 and done and done % (total // 10) == 0:
+            self._say(f"  {phase_name}: {done} of {total}")
         return not self.stopped
 
     def phase_finish(self, phase_name: str) -> None:
@@ -208,6 +257,8 @@ def _replacing(folder: Path) -> Generator[Path]:
             folder.rename(old)
         part.rename(folder)
     except BaseException:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
         shutil.rmtree(part, ignore_errors=True)
         raise
     finally:
@@ -215,23 +266,41 @@ def _replacing(folder: Path) -> Generator[Path]:
 
 
 def _parity(directory: Path, folder: Path, precision: str, device: str) -> dict[str, Any]:
-    """Of cases that the profiles take; one whose inputs are too large is named as left out."""
+    """Every profile at the sizes it was tuned for, and the samples that the profiles take.
+
+    Raises:
+        CheckpointError: an engine failed at something its profiles take.
+    """
     reference = OnnxEmbedder(directory, LoadOptions(device="cpu"))
     ours = TensorRTEmbedder(directory, LoadOptions(device=device), unchecked=True, folder=folder)
+    layout = VisionLayout.of(ours.checkpoint.config)
     cases: dict[str, dict[str, float]] = {}
+    for graph, profiles in ours.profiles.items():
+        inputs = ours.manifest.inputs[graph]
+        for number, profile in enumerate(profiles):
+            sizes = {axis: span.best for axis, span in profile.axes.items()}
+            arrays = probe(graph, inputs, layout, sizes)
+            found = ours.run_point(graph, Point(number, tuple(sizes.items())), arrays)
+            expected = reference.run_graph(graph, arrays)
+            cases[f"{graph}, profile {number}"] = compare(_unit(expected), _unit(found))
     left_out: list[str] = []
     for name, items in samples().items():
-        found = ours.embed(items, on_error="record")
-        taken = [n for n, r in enumerate(found.records) if r.status == "ok"]
-        if len(taken) < len(items):
-            left_out.append(f"{name}: {len(items) - len(taken)} of {len(items)}")
+        result = ours.embed(items, on_error="record")
+        failed = [r.reason or "" for r in result.records if r.status != "ok"]
+        if any(NO_PROFILE not in reason for reason in failed):
+            raise CheckpointError(f"the engines failed on {name}: {failed[0]}", fix="build again")
+        taken = [n for n, r in enumerate(result.records) if r.status == "ok"]
+        if failed:
+            left_out.append(f"{name}: {len(failed)} of {len(items)}")
         if taken:
-            expected = reference.embed([items[n] for n in taken]).vectors("disc")
-            assert found.disc is not None
-            cases[name] = compare(expected, found.disc[taken])
-    if not cases:
-        raise EngineUnavailable(
-            "the profiles take none of the samples", fix="widen them: see `PRESETS`"
-        )
+            wanted = reference.embed([items[n] for n in taken]).vectors("disc")
+            assert result.disc is not None
+            cases[name] = compare(wanted, result.disc[taken])
     ours.runtime.close()
     return summary(cases, BOUNDS[precision]) | {"left_out": left_out}
+
+
+def _unit(states: Floats) -> Floats:
+    """Rows of length one, so that one bound holds for visual states, too."""
+    rows = np.reshape(states, (-1, states.shape[-1]))
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

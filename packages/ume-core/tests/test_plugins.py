@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from ume_core import InvalidOption, PluginError, SignatureMismatch
+from ume_core import EngineUnavailable, InvalidOption, PluginError, SignatureMismatch, load
 from ume_core.hookspecs import BackendSpec, ModelSpec, has_gpu, hookimpl
-from ume_core.plugins import build_registry
-from ume_core.signature import check_mode
+from ume_core.plugins import Registry, build_registry
+from ume_core.signature import Mode, check_mode
 from ume_core.testing import FakeEmbedder
 
 
@@ -60,6 +60,34 @@ def test_a_backend_says_what_it_misses() -> None:
     assert gpu.missing() == (None if has_gpu() else "needs an NVIDIA GPU")
     inner = BackendSpec("x", frozenset({"disc"}), "a:b", "", ("no_such.inner",))
     assert inner.missing() is not None
+
+
+def unavailable(*_: object) -> None:
+    raise EngineUnavailable("built for another machine", fix="build it again")
+
+
+def fake(*_: object) -> FakeEmbedder:
+    return FakeEmbedder()
+
+
+def test_auto_goes_on_to_the_next_engine_where_one_cannot_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    disc = frozenset[Mode]({"disc"})
+    found = Registry(
+        backends={
+            "best": BackendSpec("best", disc, f"{__name__}:unavailable", "", priority=2),
+            "next": BackendSpec("next", disc, f"{__name__}:fake", "", priority=1),
+        }
+    )
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[unavailable.__module__])
+    monkeypatch.setattr("ume_core.loading.registry", lambda: found)
+    assert isinstance(load("x"), FakeEmbedder)
+    with pytest.raises(EngineUnavailable, match="another machine"):
+        load("x", engine="best")
+    found.backends.pop("next")
+    with pytest.raises(EngineUnavailable, match="another machine"):
+        load("x")
 
 
 def test_signatures_compare_by_what_decides_vectors() -> None:

@@ -50,7 +50,8 @@ class BackendSpec:
 
 def has_gpu() -> bool:
     """Whether an NVIDIA driver shows a device: Linux' own, or WSL's."""
-    return any(Path(device).exists() for device in ("/dev/nvidia0", "/dev/dxg"))
+    # A container may hold any one of a machine's devices, so not by the number 0.
+    return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg"))
 
 
 def _is_there(module: str) -> bool:

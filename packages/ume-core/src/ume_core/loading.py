@@ -98,14 +98,25 @@ def load(
         chosen = replace(
             chosen, name=chosen.name or alias.name, aligned=chosen.aligned or alias.aligned
         )
-    spec = _engine(engine, location)
+    if engine != "auto":
+        return _create(_named(engine), location, chosen)
+    *others, last = _usable(location, chosen.device)
+    for spec in others:
+        try:
+            return _create(spec, location, chosen)
+        except EngineUnavailable:  # built for another machine, say; the next one may do
+            continue
+    return _create(last, location, chosen)
+
+
+def _create(spec: BackendSpec, location: str | Path, options: LoadOptions) -> Embedder:
     try:
         factory = resolve(spec.factory)
     except ImportError as error:  # installed, but not its libraries
         raise EngineUnavailable(
             f"the {spec.name} engine cannot be loaded: {error}", fix=spec.install
         ) from error
-    embedder: Embedder = factory(location, chosen)
+    embedder: Embedder = factory(location, options)
     return embedder
 
 
@@ -119,31 +130,34 @@ def locate(model: str | Path) -> tuple[str | Path, ModelSpec | None]:
     return (resolve(where)() if ":" in where else where), alias
 
 
-def _engine(name: str, location: str | Path) -> BackendSpec:
+def _named(name: str) -> BackendSpec:
     backends = registry().backends
-    if name != "auto":
-        spec = backends.get(name)
-        if spec is None:
-            known = ", ".join(sorted(backends)) or "none is installed"
-            raise InvalidOption(f"unknown engine {name!r}", fix=f"known engines: {known}")
-        missing = spec.missing()
-        if missing:
-            others = ", ".join(s.name for s in backends.values() if s.missing() is None)
-            raise EngineUnavailable(
-                f"the {name} engine {missing}", fix=f"mend that, or use another engine: {others}"
-            )
-        return spec
+    spec = backends.get(name)
+    if spec is None:
+        known = ", ".join(sorted(backends)) or "none is installed"
+        raise InvalidOption(f"unknown engine {name!r}", fix=f"known engines: {known}")
+    missing = spec.missing()
+    if missing:
+        others = ", ".join(s.name for s in backends.values() if s.missing() is None)
+        raise EngineUnavailable(
+            f"the {name} engine {missing}", fix=f"mend that, or use another engine: {others}"
+        )
+    return spec
+
+
+def _usable(location: str | Path, device: str) -> list[BackendSpec]:
+    """The engines that can load what a place holds, the best first; at least one."""
     kind = _kind(Path(location))
     serving = {"checkpoint": {"checkpoint"}, "export": {"export"}, "engines": {"export", "engines"}}
-    able = [s for s in backends.values() if s.serves in serving[kind]]
-    usable = [s for s in able if s.missing() is None]
+    able = [s for s in registry().backends.values() if s.serves in serving[kind]]
+    usable = [s for s in able if s.missing() is None and not (s.gpu and device == "cpu")]
     if not usable:
         install = "packages/ume-torch" if kind == "checkpoint" else "'plugins/ume-onnxruntime[cpu]'"
         raise EngineUnavailable(
             f"no installed engine loads this {kind}",
             fix="; ".join(s.install for s in able) or f"in a clone: pip install {install}",
         )
-    return max(usable, key=lambda s: s.priority)
+    return sorted(usable, key=lambda s: -s.priority)
 
 
 def _kind(location: Path) -> str:

@@ -19,6 +19,8 @@ from ume_core.qwen.render import Rendered
 from ume_tensorrt.manifest import rebuild
 from ume_tensorrt.profiles import Point, Profiles, Sizes, choose, most_of, pad, sizes_of
 
+NO_PROFILE = "no profile of the engines takes"
+
 
 class PlannedEmbedder(ExportedEmbedder):
     """An exported directory on engines that take what their profiles admit.
@@ -56,7 +58,7 @@ class PlannedEmbedder(ExportedEmbedder):
             return self.run_point(graph, point, pad(inputs, arrays, point))[:real]
         most = most_of(self.profiles[graph], "images", sizes) if graph == VISION else 0
         if most == 0:
-            raise LimitExceeded(f"no profile of the engines takes {sizes}", fix=self._wider())
+            raise LimitExceeded(f"{NO_PROFILE} {sizes}", fix=self._wider())
         pixels = arrays["pixel_values"]
         parts = [pixels[n : n + most] for n in range(0, len(pixels), most)]
         return np.concatenate([self.run_graph(graph, arrays | {"pixel_values": p}) for p in parts])
@@ -73,14 +75,14 @@ class PlannedEmbedder(ExportedEmbedder):
             patches = visual.grid[1] * visual.grid[2]
             if choose(VISION, self.profiles[VISION], {"images": 1, "patches": patches}) is None:
                 raise LimitExceeded(
-                    f"a picture has {patches:,} patches, which no profile of the engines takes",
+                    f"{NO_PROFILE} a picture of {patches:,} patches",
                     fix=f"change min_pixels or max_pixels, or {self._wider()}",
                 )
         sizes = _sizes([rendered.until(rendered.disc_index + 1)])
         if choose(TEXT, self.profiles[TEXT], sizes) is None:
             raise LimitExceeded(
-                f"the prompt has {sizes['tokens']:,} tokens and {sizes['visual_tokens'] - 1:,} "
-                "visual tokens, which no profile of the engines takes",
+                f"{NO_PROFILE} a prompt of {sizes['tokens']:,} tokens and "
+                f"{sizes['visual_tokens'] - 1:,} visual tokens",
                 fix=f"shorten it or lower max_pixels, or {self._wider()}",
             )
 

@@ -248,6 +248,6 @@ def _span(axis: str, given: Any, where: str) -> Span:
         )
     if given[2] > _LIMIT[axis]:
         raise InvalidOption(f"{where}: {given[2]:,} is too much", fix=f"<= {_LIMIT[axis]:,}")
-    if axis == "patches" and given[0] % MERGE**2 + given[2] % MERGE**2:
+    if axis == "patches" and any(n % MERGE**2 for n in given):
         raise InvalidOption(f"{where} is {given!r}", fix=f"patches come in {MERGE**2}s")
     return Span(*given)

@@ -12,7 +12,7 @@ import queue
 import threading
 from collections import OrderedDict
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +20,7 @@ from typing import Any, cast
 import numpy as np
 import tensorrt as trt
 
-from ume_core.errors import CheckpointError, EngineUnavailable
+from ume_core.errors import CheckpointError, EngineUnavailable, UmeError
 from ume_core.qwen.graphs import Arrays, Floats
 from ume_tensorrt import cuda
 from ume_tensorrt.buffers import Buffers, nbytes, output_shape, plan
@@ -41,6 +41,10 @@ class Log(trt.ILogger):
         """Called by TensorRT."""
         if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
             self._lines = [*self._lines[-4:], msg]
+
+    def clear(self) -> None:
+        """Forget, before something new is tried."""
+        self._lines = []
 
     @property
     def said(self) -> str:
@@ -89,7 +93,12 @@ class Runtime:
         self.uncaptured = 0
         self.lock = threading.Lock()
         cuda.use(device)
-        self._runtime = trt.Runtime(self.log)
+        try:
+            self._runtime: trt.Runtime | None = trt.Runtime(self.log)
+        except TypeError as error:  # how the bindings say that there is none
+            raise EngineUnavailable(
+                f"TensorRT does not start: {self.log.said}", fix="check the NVIDIA driver"
+            ) from error
         self._runtime.engine_host_code_allowed = host_code
         self.engines = {graph: self._load(path) for graph, path in plans.items()}
         self.buffers = {g: plan(g, inputs[g], profiles[g], hidden) for g in plans}
@@ -114,20 +123,31 @@ class Runtime:
         try:
             cuda.use(self.device)
             yield lane
+        except BaseException:
+            lane.settle()
+            raise
         finally:
             self._free.put(lane)
 
     def _load(self, path: Path) -> trt.ICudaEngine:
+        self.log.clear()
+        assert self._runtime is not None
         engine = cast(Any, self._runtime.deserialize_cuda_engine(path.read_bytes()))
+        if engine is None and "memory" in self.log.said.lower():
+            raise MemoryError(f"the GPU does not hold {path}: {self.log.said}")
         if engine is None:
             raise CheckpointError(f"{path} cannot be loaded: {self.log.said}", fix="build it again")
         return engine
 
     def close(self) -> None:
-        """Free what the GPU holds; safe to repeat."""
+        """Free what the GPU holds, when no request runs; safe to repeat."""
         for lane in self._lanes:
             lane.close()
         self._lanes = []
+        self._free = queue.LifoQueue()
+        # At once: lanes and runtime name each other, and the collector sees no GPU memory.
+        self.engines = {}
+        self._runtime = None
 
 
 class _Lane:
@@ -179,10 +199,23 @@ class _Lane:
             _, old = self._captured.popitem(last=False)
             if old.graph is not None:
                 old.graph.close()
+            with self._of.lock:
+                del old
         self._captured[key] = self._capture(graph, point)
         return self._captured[key]
 
     def _capture(self, graph: str, point: Point) -> _Captured:
+        try:
+            return self._try_capture(graph, point)
+        except UmeError:
+            raise
+        except (RuntimeError, ValueError) as error:  # how the bindings report some failures
+            raise EngineUnavailable(
+                f"the {graph} engine failed at {dict(point.sizes)}: {error}; {self._of.log.said}",
+                fix="build it again; if that does not help, report it as a bug",
+            ) from error
+
+    def _try_capture(self, graph: str, point: Point) -> _Captured:
         assert self._block is not None and self._scratch is not None
         of, handle = self._of, self._stream.handle
         buffers, inputs = of.buffers[graph], of.inputs[graph]
@@ -231,6 +264,11 @@ class _Lane:
                 f"the {graph} engine failed at {dict(point.sizes)}: {self._of.log.said}",
                 fix="build it again; if that does not help, report it as a bug",
             )
+
+    def settle(self) -> None:
+        """After a failure: until nothing queued writes into the block any more."""
+        with suppress(EngineUnavailable, MemoryError):
+            self._stream.wait()
 
     def close(self) -> None:
         """Free what the GPU holds."""
