@@ -28,7 +28,7 @@ TOUR: tuple[tuple[str, list[str]], ...] = (
     ("Find by clip", ["search", INDEX, "--video", f"{GALLERY}/dog-moving-left.mp4", "--top", "3"]),
     (
         "Find with thinking, and write a page",
-        ["search", INDEX, "something to ride on", "--mode", "gen", "--top", "8", "--html", PAGE],
+        ["search", INDEX, "bicycle, bike, vehicle", "--mode", "gen", "--top", "8", "--html", PAGE],
     ),
 )
 
