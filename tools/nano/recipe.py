@@ -2,8 +2,10 @@
 
 Gen answers leak: a teacher-forced answer holds the label, so the gen vectors of a pair would match
 by text alone and learn nothing about the picture. In gen batches half of the answers are
-therefore replaced by that of another concept, so that the gen vector has to rest on the item
-itself. Of such an answer the cross-entropy learns only that the summary restates the thinking.
+therefore replaced, so that the gen vector has to rest on the item itself: by another concept's, and
+in a run that goes on from a model, mostly by what that model said of the concept's pictures (its
+near misses are what the vector meets in use). Of such an answer the cross-entropy learns only that
+the summary restates the thinking.
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ from tools.nano.sprites import SpriteSheet
 from ume_core.items import Image, Item, Text, Video
 from ume_train.data import Answer, Example, PairBatch
 
+# What a model said of a concept's pictures: thinking and summary, by concept number.
+Words = dict[int, list[tuple[str, str]]]
+
 NUMBERS = {2: "two", 3: "three", 4: "four"}
 
 _SCENE_TOPICS = frozenset(
@@ -41,6 +46,7 @@ class Schedule:
         small: share of steps with 56-pixel pictures.
         shaded: share of steps before pictures are also redrawn in outlines.
         start: share of the schedule that an earlier run has done; this run does the rest.
+        refine: half of all steps are disc, for a model that writes well already.
     """
 
     steps: int
@@ -51,6 +57,7 @@ class Schedule:
     small: float = 0.45
     shaded: float = 0.30
     start: float = 0.0
+    refine: bool = False
 
     def share(self, step: int) -> float:
         """How far along the schedule a step is, 0 to 1."""
@@ -59,6 +66,8 @@ class Schedule:
     def kind(self, step: int) -> str:
         """What the step trains: `disc`, `gen`, or `short` (gen without the generation prompt)."""
         share = self.share(step)
+        if self.refine:
+            return ("disc", "gen", "disc", "short")[step % 4]
         if share < self.disc_only:
             return "disc"
         if share < 0.5:
@@ -85,8 +94,10 @@ class NanoSource:
         schedule: Schedule,
         teacher: npt.NDArray[np.float32] | None,
         seed: int = 0,
+        words: Words | None = None,
     ) -> None:
         self.sheet, self.schedule, self.teacher, self.seed = sheet, schedule, teacher, seed
+        self.words: Words = words or {}
         self.emoji = seen(sheet, "emoji")
         self.icons = seen(sheet, "icon")
         self.scenes = scene_concepts(sheet)
@@ -120,8 +131,8 @@ class NanoSource:
                 positives.append(positive)
                 concepts.append(-1)
         if gen:
-            self._blur_answers(queries, rng)
-            self._blur_answers(positives, rng)
+            self._blur_answers(queries, concepts, rng)
+            self._blur_answers(positives, concepts, rng)
         return PairBatch(queries, positives, gen, kind != "short", self._teacher(concepts), blank)
 
     def _concept_pair(
@@ -130,15 +141,16 @@ class NanoSource:
         answer = concept_answer(self.sheet, concept)
         styles = [s for s in self.sheet.rows[concept] if s != UNSEEN_STYLE]
         order = rng.permutation(len(styles))
-        picture = self._picture(concept, styles[order[0]], side, look, rng)
+        picture = self.picture(concept, styles[order[0]], side, look, rng)
         query = Example(Item((Image(picture),)), answer)
         if len(styles) > 1 and rng.random() < 0.2:
-            other = self._picture(concept, styles[order[1]], side, look, rng)
+            other = self.picture(concept, styles[order[1]], side, look, rng)
             return query, Example(Item((Image(other),)), answer)
         text = phrase(self.sheet, concept, rng)
         return query, Example(Item((Text(text),)), answer)
 
-    def _picture(self, concept: int, style: str, side: int, look: Look, rng: Rng) -> Bytes:
+    def picture(self, concept: int, style: str, side: int, look: Look, rng: Rng) -> Bytes:
+        """One varied drawing of a concept, uint8 (side, side, 3)."""
         colour = _colour(rng)
         if rng.random() < 0.5:
             colour = COLOURS["white"]
@@ -186,13 +198,17 @@ class NanoSource:
         styles = [s for s in self.sheet.rows[concept] if s != UNSEEN_STYLE]
         return styles[int(rng.integers(len(styles)))]
 
-    def _blur_answers(self, examples: list[Example], rng: Rng) -> None:
-        """Replace half of the answers: by a same-topic concept's or by any other's."""
-        for index, example in enumerate(examples):
+    def _blur_answers(self, examples: list[Example], concepts: list[int], rng: Rng) -> None:
+        """Replace half of the answers: by the model's own of the concept, or any other's."""
+        for index, (example, concept) in enumerate(zip(examples, concepts, strict=True)):
             if rng.random() < 0.5:
-                other = int(rng.choice(self.emoji))
-                wrong = concept_answer(self.sheet, other)
-                answer = Answer(wrong.thinking, wrong.summary, learn="summary")
+                own = self.words.get(concept)
+                if own and rng.random() < 0.7:
+                    thinking, summary = own[int(rng.integers(len(own)))]
+                else:
+                    wrong = concept_answer(self.sheet, int(rng.choice(self.emoji)))
+                    thinking, summary = wrong.thinking, wrong.summary
+                answer = Answer(thinking, summary, learn="summary")
                 examples[index] = Example(example.item, answer)
 
     def _teacher(self, concepts: list[int]) -> npt.NDArray[np.float32] | None:

@@ -12,7 +12,7 @@ from PIL import Image as PILImage
 import ume_nano
 from ume_core import Image, Item, Text
 from ume_train.data import Answer, Example, PairBatch
-from ume_train.losses import info_nce, next_token_loss, teacher_nce
+from ume_train.losses import follow, info_nce, next_token_loss, teacher_nce
 from ume_train.sft import SFTConfig, Trainer
 
 
@@ -34,6 +34,16 @@ def test_pairs_that_match_cost_less_than_pairs_that_do_not() -> None:
     assert teacher_nce(x, x, 0.05) < teacher_nce(x.flip(0), x, 0.05)
     unknown = torch.full((5, 5), torch.nan)
     assert float(teacher_nce(x, unknown, 0.05)) == 0
+
+
+def test_following_moves_the_student_only() -> None:
+    student = torch.tensor([[1.0, 0.0], [0.0, 2.0]], requires_grad=True)
+    teacher = torch.tensor([[0.0, 3.0], [0.0, 1.0]], requires_grad=True)
+    loss = follow(student, teacher)
+    loss.backward()
+    assert abs(float(loss.detach()) - 0.5) < 1e-6  # the mean of 1 - cos 90 and 1 - cos 0 degrees
+    assert student.grad is not None and student.grad.abs().sum() > 0
+    assert teacher.grad is None
 
 
 def test_next_token_loss_is_the_log_of_the_vocabulary_without_knowledge() -> None:
@@ -64,7 +74,10 @@ class Source:
 def _run(tmp_path: Path, name: str, stops: list[int]) -> tuple[dict[str, torch.Tensor], list[str]]:
     run = tmp_path / name
     shutil.copytree(ume_nano.path(), run / "model")
-    config = SFTConfig(steps=8, warmup=2, save_every=100, log_every=1, bf16=False, weight_teacher=0)
+    config = SFTConfig(
+        steps=8, warmup=2, save_every=100, log_every=1, bf16=False, weight_teacher=0,
+        weight_follow=1.0,
+    )  # fmt: skip
     for stop in stops:
         Trainer(run, Source(), config).train(until=stop)
     return Trainer(run, Source(), config).model.state_dict(), (
@@ -77,6 +90,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> N
     whole, log = _run(tmp_path, "whole", [8])
     parts, _ = _run(tmp_path, "parts", [3, 5, 8])
     assert len(log) == 8
+    assert ["follow" in row for row in log] == [step % 3 == 2 for step in range(8)]  # gen batches
     for name, weight in whole.items():
         torch.testing.assert_close(parts[name], weight, rtol=0, atol=1e-6)
     saved = Trainer(tmp_path / "parts", Source(), SFTConfig(steps=8, bf16=False))

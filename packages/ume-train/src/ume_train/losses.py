@@ -38,6 +38,15 @@ def teacher_nce(students: Tensor, teacher: Tensor, temperature: float) -> Tensor
     return F.cross_entropy(logits, target)
 
 
+def follow(students: Tensor, teachers: Tensor) -> Tensor:
+    """Mean of 1 - cosine to the teachers, which get no gradient; both (rows, dim).
+
+    Self-distillation, not part of the published recipe: unlike InfoNCE it needs no other rows, so
+    small gen batches learn from a disc vector that large batches have trained.
+    """
+    return (1 - F.cosine_similarity(students.float(), teachers.detach().float(), dim=-1)).mean()
+
+
 def next_token_loss(states: Tensor, targets: Tensor, output: Tensor) -> Tensor:
     """Mean cross-entropy in nats of `targets` (tokens,) given `states` (tokens, hidden).
 

@@ -34,7 +34,7 @@ from ume_core.qwen.render import Rendered
 from ume_torch.checkpoint import load_model
 from ume_train.data import Example, PairBatch, PairSource
 from ume_train.forward import build_batch, run_text
-from ume_train.losses import info_nce, next_token_loss, teacher_nce
+from ume_train.losses import follow, info_nce, next_token_loss, teacher_nce
 
 # On a CPU the flash kernel's backward took a third of a step at these short lengths.
 _BACKENDS = {
@@ -50,7 +50,8 @@ class SFTConfig:
     Attributes:
         steps: optimizer steps in all. warmup: steps of linear warm-up.
         lr: peak rate of Muon (hidden matrices); lr_adam: of AdamW (embeddings, norms, biases).
-        temperature: of both InfoNCE losses. weight_*: factors of the losses.
+        temperature: of both InfoNCE losses. weight_*: factors of the losses; weight_follow's,
+            off by default, draws each gen vector to its own row's disc vector (`losses.follow`).
         save_every, log_every: steps. device: a torch device string.
         bf16: autocast matrix products to bfloat16; weights and states stay float32.
     """
@@ -65,6 +66,7 @@ class SFTConfig:
     weight_gen: float = 1.0
     weight_ce: float = 1.0
     weight_teacher: float = 1.0
+    weight_follow: float = 0.0
     max_grad_norm: float = 1.0
     save_every: int = 100
     log_every: int = 10
@@ -188,6 +190,8 @@ class Trainer:
         if prepared.gen_index[0] >= 0:
             gen = states[rows, torch.tensor(prepared.gen_index, device=states.device)]
             losses["gen"] = config.weight_gen * info_nce(gen[:half], gen[half:], config.temperature)
+            if config.weight_follow:
+                losses["follow"] = config.weight_follow * follow(gen, disc)
             losses["ce"] = config.weight_ce * self._answer_loss(prepared, states)
         return losses
 
