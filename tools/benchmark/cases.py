@@ -86,12 +86,12 @@ def make_cases(size: str, device: str, seed: int) -> list[Case]:
     rng = np.random.default_rng(seed)
     patient = size != "2b" or device != "cpu"
     # On two cores a 2B round of the full sizes takes half an hour: smaller pictures, shorter texts
-    # and a fifth of the answers' lengths there.
+    # and half of the answers' lengths there.
     words = (5, 300, 20, 80, 10, 150, 40, 30) if patient else (5, 150, 20, 80, 10, 40)
     tokens = (64, 256, 1024) if patient else (64, 144, 256)
     lengths = (100, 400, 150, 250, 300, 200, 350, 120)
     if not patient:
-        lengths = tuple(n // 5 for n in lengths)
+        lengths = tuple(n // 2 for n in lengths)
     return [
         Case("texts", "disc", [text(n, rng) for n in words]),
         Case("images", "disc", [image(n, rng) for n in tokens]),

@@ -64,8 +64,9 @@ class Field:
         if not native.is_dir():
             save(directory, native, {})
         torch_dtype = DTYPES[dtype]
-        # `plain`: the README's recipe has no blank picture.
-        options = LoadOptions(text_only="plain", dtype=dtype, device=device)
+        # `plain`: the README's recipe has no blank picture. No cache: within a round several of our
+        # own runs get the same pictures, and the first would pay for the others.
+        options = LoadOptions(text_only="plain", dtype=dtype, device=device, media_cache_bytes=0)
         return cls(
             size, directory, device, torch_dtype, TorchEmbedder(directory, options),
             Upstream(directory, torch_dtype, device), Native(native, torch_dtype, device),

@@ -30,14 +30,19 @@ class PackedLinear(nn.Module):
 
 def pack_linears(module: nn.Module) -> None:
     """Replace every `nn.Linear` below `module` by its packed form, one at a time."""
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Linear:
+                setattr(parent, name, packed(child))
+
+
+def packed(linear: nn.Linear) -> nn.Module:
+    """The layer's packed form, or the layer itself where this CPU and torch have none."""
     operators: Any = torch.ops.mkldnn
     if not hasattr(operators, "_reorder_linear_weight"):
-        return
+        return linear
     dtypes = {torch.float32}
     supported = getattr(operators, "_is_mkldnn_bf16_supported", None)
     if supported is not None and supported():  # not on a CPU without AVX-512
         dtypes.add(torch.bfloat16)
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear and child.weight.dtype in dtypes:
-                setattr(parent, name, PackedLinear(child))
+    return PackedLinear(linear) if linear.weight.dtype in dtypes else linear
