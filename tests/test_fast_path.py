@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import types
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,13 @@ import numpy as np
 import pytest
 import torch
 
+from tests.kernels import Kernel
 from ume_core import Image, InvalidOption, LimitExceeded, LoadOptions, Sampling
 from ume_core.items import ItemLike
 from ume_core.results import EmbeddingResult
 from ume_core.testing.contract import mixed_items, picture
 from ume_torch import TorchEmbedder
+from ume_torch.attention import find_varlen
 from ume_torch.decoder import Decoder
 from ume_torch.kv import KeyValues
 from ume_torch.memory import is_out_of_memory
@@ -93,37 +97,36 @@ def test_invariant_engines_answer_bit_for_bit(checkpoint: Make, dtype: str) -> N
         assert alone.records[0].samples == whole.records[i].samples
 
 
-def test_the_variable_length_call_means_the_same_as_the_loop(
-    checkpoint: Make, qwen2: TorchEmbedder, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("library", ["flash_attention_2", "sdpa"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_call_for_all_segments_means_the_same_as_the_loop(
+    checkpoint: Make, monkeypatch: pytest.MonkeyPatch, library: str, kind: str
 ) -> None:
-    """flash-attn needs a GPU; its documented meaning, written out, checks what it is handed."""
+    import torch.nn.attention.varlen as torchs
 
-    def flash_attn_varlen_func(
-        q: Any, k: Any, v: Any, *, cu_seqlens_q: Any, cu_seqlens_k: Any, max_seqlen_q: int,
-        max_seqlen_k: int, causal: bool,
-    ) -> Any:  # fmt: skip
-        assert causal and cu_seqlens_q.dtype == torch.int32
-        out = torch.empty_like(q)
-        for i in range(len(cu_seqlens_q) - 1):
-            own = slice(int(cu_seqlens_q[i]), int(cu_seqlens_q[i + 1]))
-            seen = slice(int(cu_seqlens_k[i]), int(cu_seqlens_k[i + 1]))
-            groups = q.shape[1] // k.shape[1]
-            keys, values = (t[seen].repeat_interleave(groups, 1) for t in (k, v))
-            queries, total = own.stop - own.start, seen.stop - seen.start
-            assert queries <= max_seqlen_q and total <= max_seqlen_k
-            scores = torch.einsum("qhd,khd->hqk", q[own], keys) * q.shape[-1] ** -0.5
-            allowed = torch.ones(queries, total).tril(total - queries) > 0
-            weights = scores.masked_fill(~allowed, -torch.inf).softmax(-1)
-            out[own] = torch.einsum("hqk,khd->qhd", weights, values)
-        return out
-
+    expected = TorchEmbedder(checkpoint(kind)).embed(many_items(), mode="both", max_new_tokens=4)
+    again = TorchEmbedder(checkpoint(kind))
+    kernel = Kernel()
     fake = types.ModuleType("flash_attn")
-    fake.flash_attn_varlen_func = flash_attn_varlen_func  # type: ignore[attr-defined]
-    expected = qwen2.embed(many_items(), mode="both", max_new_tokens=4)
-    engine = TorchEmbedder(checkpoint("qwen2_vl"))
+    fake.flash_attn_varlen_func = kernel.flash_attn  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "flash_attn", fake)
-    monkeypatch.setattr(engine._runner._decoder, "flash", True)
-    close(engine.embed(many_items(), mode="both", max_new_tokens=4), expected)
+    assert {"window_size", "enable_gqa"} <= set(inspect.signature(torchs.varlen_attn).parameters)
+    monkeypatch.setattr(torchs, "varlen_attn", kernel.torch)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    varlen = find_varlen(library, "cuda", "bfloat16")
+    assert varlen is not None
+    runner: Any = again._runner
+    runner._decoder.varlen = runner._vision._varlen = varlen
+    for _ in range(2):  # the second time with stored heads
+        close(again.embed(many_items(), mode="both", max_new_tokens=4), expected)
+    assert kernel.calls > 0
+
+
+def test_no_kernel_is_taken_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert find_varlen("sdpa", "cpu", "bfloat16") is None
+    assert find_varlen("sdpa", "cuda", "float32") is None
+    assert find_varlen("sdpa", "cuda", "bfloat16") is None
 
 
 def test_a_picture_that_comes_again_is_computed_once(
@@ -134,9 +137,9 @@ def test_a_picture_that_comes_again_is_computed_once(
     seen: list[int] = []
     original = vision.encode_visuals
 
-    def counted(visual: Any, media: Any) -> Any:
+    def counted(visual: Any, media: Any, varlen: Any) -> Any:
         seen.append(len(media))
-        return original(visual, media)
+        return original(visual, media, varlen)
 
     monkeypatch.setattr(vision, "encode_visuals", counted)
     engine = TorchEmbedder(checkpoint("qwen2_vl"))
@@ -163,11 +166,11 @@ class Scarce:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return prefill(decoder, pack, *args, **named)
 
-        def short_step(decoder: Any, ids: Any, *args: Any) -> Any:
-            if len(ids) > rows:
+        def short_step(decoder: Any, feed: Any, *args: Any) -> Any:
+            if feed.shape[1] > rows:
                 self.refused += 1
                 raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")
-            return step(decoder, ids, *args)
+            return step(decoder, feed, *args)
 
         monkeypatch.setattr(Decoder, "prefill", short_prefill)
         monkeypatch.setattr(Decoder, "step", short_step)
@@ -184,6 +187,89 @@ def test_out_of_memory_halves_and_says_so_and_loses_nothing(
     with pytest.warns(RuntimeWarning, match="out of memory"):
         close(short.embed(items, mode=mode, max_new_tokens=9), expected)
     assert scarce.refused > 0
+
+
+class Tape:
+    """What a CUDA graph does, on a CPU: runs nothing when recorded; on replay, what was recorded,
+    on the same memory and into the same memory. `fails` is raised by the second recording."""
+
+    def __init__(self, fails: Exception | None = None) -> None:
+        self.usable = True
+        self.recorded = self.replayed = 0
+        self._fails = fails
+        self._looking = False
+        self._memory: list[int] = []
+
+    def __call__(self, work: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+        self.recorded += 1
+        if self._fails is not None and self.recorded == 2:
+            raise self._fails
+        self._looking = True
+        work()
+        self._looking = False
+        recorded_on = self._memory
+        out: torch.Tensor | None = None
+
+        def replay() -> torch.Tensor:
+            nonlocal out
+            self.replayed += 1
+            states = work()
+            assert self._memory == recorded_on
+            out = states.clone() if out is None else out.copy_(states)
+            return out
+
+        return replay
+
+    def into(self, engine: TorchEmbedder) -> None:
+        """Let the engine decode by it, with room that grows often."""
+        runner: Any = engine._runner
+        step = runner._decoder.step
+
+        def watched(feed: torch.Tensor, cache: KeyValues, width: int) -> torch.Tensor:
+            layers = [cache.layer(n) for n in range(cache.shape.layers)]
+            self._memory = [feed.data_ptr(), *(t.data_ptr() for kv in layers for t in kv), width]
+            return feed if self._looking else step(feed, cache, width)
+
+        runner._shape = replace(runner._shape, block=8)
+        runner._decoder.step = watched
+        runner._recorder = self
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("samples", [None, Sampling(n=3, seed=4)])
+def test_replayed_steps_do_not_show(checkpoint: Make, kind: str, samples: Sampling | None) -> None:
+    engine = TorchEmbedder(checkpoint(kind), LoadOptions(gen_rows=7))
+    short: list[ItemLike] = ["a", "bcd", "efghijkl"]  # the room grows while they are answered
+    parts = [many_items(), short, [short[0]]]
+    options: dict[str, Any] = {"mode": "both", "sampling": samples, "max_new_tokens": 60}
+    expected = [engine.embed(part, **options) for part in parts]
+    tape = Tape()
+    tape.into(engine)
+    for part, right in zip(parts, expected, strict=True):
+        close(engine.embed(part, **options), right)
+    assert tape.usable and tape.replayed > 20 and tape.recorded > 5
+
+
+@pytest.mark.parametrize(
+    ("error", "usable"),
+    [
+        (RuntimeError("operation not permitted when stream is capturing"), False),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+    ],
+)
+def test_a_recording_that_fails_costs_no_answer(
+    checkpoint: Make, error: Exception, usable: bool
+) -> None:
+    engine = TorchEmbedder(checkpoint("qwen2_vl"))
+    expected = engine.embed(many_items(), mode="gen", max_new_tokens=30)
+    tape = Tape(error)
+    tape.into(engine)
+    with pytest.warns(RuntimeWarning, match="no CUDA graph could be recorded"):
+        close(engine.embed(many_items(), mode="gen", max_new_tokens=30), expected)
+    assert tape.usable is usable
+    recorded = tape.recorded
+    close(engine.embed(many_items(), mode="gen", max_new_tokens=30), expected)
+    assert (tape.recorded > recorded) is usable  # the next call tries again, or does not
 
 
 @pytest.mark.parametrize("place", ["room", "layer"])

@@ -32,6 +32,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cases", default=",".join((*CASES, "extras")), help="also: onnx")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--full", action="store_true", help="no smaller inputs for the 2B shape on a CPU: hours"
+    )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=None)
     args = parser.parse_args()
     lock = (ROOT / ".cache").joinpath("bench.lock")
@@ -52,7 +55,8 @@ def _run(args: argparse.Namespace) -> int:
     others = wanted == ["onnx"]
     if others:
         args.rounds = exported.ROUNDS
-    field = None if others else Field.load(CACHE, args.size, dtype, args.device)
+    full = args.full or args.size != "2b" or args.device != "cpu"
+    field = None if others else Field.load(CACHE, args.size, dtype, args.device, full)
     found: dict[str, Any] = {
         "size": args.size, "dtype": dtype, "device": args.device, "rounds": args.rounds,
         "command": "tools/bench " + " ".join(sys.argv[1:]), "date": time.strftime("%Y-%m-%d"),

@@ -55,9 +55,10 @@ class Field:
     upstream: Upstream
     native: Native
     mteb: Mteb | None
+    full: bool
 
     @classmethod
-    def load(cls, cache: Path, size: str, dtype: str, device: str) -> Field:
+    def load(cls, cache: Path, size: str, dtype: str, device: str, full: bool) -> Field:
         """Load everyone."""
         directory = checkpoint(cache, size, dtype)
         native = cache / f"{size}-st"
@@ -70,7 +71,7 @@ class Field:
         return cls(
             size, directory, device, torch_dtype, TorchEmbedder(directory, options),
             Upstream(directory, torch_dtype, device), Native(native, torch_dtype, device),
-            Mteb(directory, device) if dtype == "bfloat16" else None,
+            Mteb(directory, device) if dtype == "bfloat16" else None, full,
         )  # fmt: skip
 
     def contestants(self, case: Case) -> Runs:
@@ -100,6 +101,8 @@ class Field:
                 runs["mteb UMER1Wrapper, batches of 4 (4 rows)"] = lambda c: mteb.gen(
                     c.samples[:4], c.lengths[:4], 4
                 )
+            if torch.device(self.device).type == "cuda":
+                runs["ours, no CUDA graphs (8 rows)"] = partial(self._gen, mode="gen", graphs=False)
             runs["ours, both (8 rows)"] = partial(self._gen, mode="both")
             return runs | {"ours (8 rows)": partial(self._gen, mode="gen")}
         return {
@@ -111,7 +114,7 @@ class Field:
     def _disc(self, case: Case) -> Vectors | None:
         return self.ours.embed([s.item for s in case.samples]).disc
 
-    def _gen(self, case: Case, mode: Any, samples: int = 0) -> Vectors | None:
+    def _gen(self, case: Case, mode: Any, samples: int = 0, graphs: bool = True) -> Vectors | None:
         lengths, gen = case.lengths, self.ours._prepare.tokenizer.special.gen
         sampling = Sampling(n=samples) if samples else None
 
@@ -125,11 +128,13 @@ class Field:
         runner = self.ours._runner
         scripted = partial(type(runner).gen, runner, pick=pick)
         runner.gen = scripted  # type: ignore[method-assign]
+        usual, runner._recorder = runner._recorder, runner._recorder if graphs else None
         try:
             items = [s.item for s in case.samples]
             result = self.ours.embed(items, mode=mode, sampling=sampling, max_new_tokens=1000)
             return result.gen
         finally:
+            runner._recorder = usual
             del runner.gen  # the method is the class's again
 
 
@@ -175,7 +180,7 @@ def race(field: Field, names: Sequence[str], rounds: int) -> dict[str, Any]:
 
 
 def _case(field: Field, name: str, turn: int) -> Case:
-    return next(c for c in make_cases(field.size, field.device, turn) if c.name == name)
+    return next(c for c in make_cases(turn, full=field.full) if c.name == name)
 
 
 def _summary(

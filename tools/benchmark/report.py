@@ -36,8 +36,10 @@ def _case(name: str, case: dict[str, Any], found: dict[str, Any]) -> list[str]:
         tokens, work = ", ".join(map(str, case["prompt_tokens"])), case["flops"] / 1e12
         lines.append(f"Prompts of {tokens} tokens; {work:.3f} TFLOP, without logits and padding.")
     else:
+        floor = 1000 * case["step_bytes"] / found["read_bytes"]
         lines.append(f"Answers of {', '.join(map(str, case['lengths']))} tokens, scripted; a step "
-                     f"reads {case['step_bytes'] / 1e9:.2f} GB of weights.")  # fmt: skip
+                     f"reads {case['step_bytes'] / 1e9:.2f} GB of weights, {floor:.3g} ms at the "
+                     "measured rate. Steps include their share of the prefill.")  # fmt: skip
     unit = "items/s" if disc else "tokens/s"
     lines += ["", f"| | median s | lowest-highest | {unit} | against the first | "
               + ("of the measured matmul rate" if disc else "ms a step") + " | least cosine |",

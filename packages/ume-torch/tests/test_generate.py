@@ -14,6 +14,7 @@ from ume_core.qwen.tokens import SpecialTokens
 from ume_torch.engine import split_answer
 from ume_torch.generate import Row, Rules, Running, Sampler
 from ume_torch.kv import KeyValues, Shape
+from ume_torch.steps import Plain
 
 GEN, END, PAD = 7, 8, 9
 SPECIAL = SpecialTokens(disc=6, gen=GEN, image=10, video=11, end=END, pad=PAD)
@@ -27,7 +28,9 @@ class Script:
         self.script = script
         self.steps: list[int] = []
         self.cache = KeyValues(Shape(1, 1, 1, torch.float32, CPU))
-        self.running = Running(self._step, lambda states: states, self.cache, self._pick, rules)
+        self.running = Running(
+            Plain(self._step), lambda states: states, self.cache, self._pick, rules
+        )
 
     def join(self, prompts: Sequence[int], given: Sequence[int] = ()) -> None:
         prompt_tokens = 4
@@ -39,13 +42,13 @@ class Script:
         assert len(logits) == len(rows)
         return [self.script[r.prompt][len(r.ids) - r.given] for r in rows]
 
-    def _step(self, ids: Tensor, positions: Tensor, cache: KeyValues) -> Tensor:
+    def _step(self, feed: Tensor, cache: KeyValues, width: int) -> Tensor:
+        ids, positions, seen = feed
         self.steps.append(len(ids))
-        seen = cache.extend()[:, 0, 0].sum(1)
-        assert (positions + 1 == seen).all()
+        assert (positions + 1 == seen).all() and width == seen.max()
         # What the cache holds of a row is its own prompt's, wherever rows moved.
-        keys, _ = cache.write(0, torch.zeros(len(ids), 1, 1), torch.zeros(len(ids), 1, 1))
-        return torch.stack([keys[:, 0, 0, 0], ids.float(), seen.float()], -1)
+        keys, _ = cache.layer(0)
+        return torch.stack([keys[: len(ids), 0, 0, 0], ids.float(), seen.float()], -1)
 
     def run(self) -> dict[int, Row]:
         done: dict[int, Row] = {}

@@ -37,6 +37,7 @@ class LoadOptions:
         jpeg_draft: decode large JPEGs at a fraction of their size; faster, other pixels.
         batch_tokens: prompt tokens of one forward pass; fewer where memory is short.
         gen_rows: answers decoded together; fewer where memory is short.
+        cuda_graphs: replay decoding steps as CUDA graphs; not on a CPU, nor with `invariant`.
         invariant: compute every item alone, so that not a bit depends on its batch (slower; without
             it float32 vectors agree to 1e-5 and half precision to the figures in the README).
         media_cache_bytes: visual states kept, so that a picture seen again is not computed again.
@@ -58,6 +59,7 @@ class LoadOptions:
     jpeg_draft: bool = False
     batch_tokens: int = 8192
     gen_rows: int = 32
+    cuda_graphs: bool = True
     invariant: bool = False
     media_cache_bytes: int = 256 * 1024 * 1024
     gen_cache: Path | None = None

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ume_core.errors import CheckpointError
 from ume_core.qwen.pack import Pack
+from ume_torch.attention import Segments, Varlen
 from ume_torch.kv import KeyValues, LayerKV
 
 
@@ -38,13 +42,13 @@ class Prefilled:
 class Decoder:
     """transformers' text model, driven by us. Thread-safe."""
 
-    def __init__(self, model: Any, attention: str) -> None:
+    def __init__(self, model: Any, varlen: Varlen | None) -> None:
         text = model.model.language_model
         config = text.config
         self.layers: list[Any] = list(text.layers)
         self.norm = text.norm
         self.embed = model.get_input_embeddings()
-        self.flash = attention == "flash_attention_2"
+        self.varlen = varlen
         self.heads: int = config.num_attention_heads
         self.kv_heads: int = config.num_key_value_heads
         self.head_dim: int = self.layers[0].self_attn.head_dim
@@ -102,30 +106,38 @@ class Decoder:
             q = _rotate(attn.q_proj(normed).view(-1, self.heads, self.head_dim), cos, sin)
             if last:
                 mixed = plan.attend_last(q, k, v, asked, number)
-            elif self.flash:
-                mixed = plan.attend_flash(q, k, v, number)
+            elif self.varlen is not None:
+                mixed = plan.attend_at_once(self.varlen, q, k, v, number)
             else:
                 mixed = plan.attend(q, k, v, number)
             x = x + attn.o_proj(mixed.flatten(1))
             x = x + layer.mlp(layer.post_attention_layernorm(x))
         return Prefilled(self.norm(x), new_heads, rows)
 
-    def step(self, ids: Tensor, positions: Tensor, cache: KeyValues) -> Tensor:
+    def step(self, feed: Tensor, cache: KeyValues, width: int) -> Tensor:
         """One token of every running row; returns (rows, hidden), final norm applied.
 
         Args:
-            ids, positions: (rows,). cache: extended by this token.
+            feed: (3, rows) int64: the tokens' ids, their positions, and how many tokens the row
+                has with this one. On the device, so that a graph can be replayed on other values.
+            cache: has room for this token, and takes its keys and values.
+            width: tokens of the cache to look at, those beyond a row's own masked.
         """
+        ids, positions, lengths = feed
         x: Tensor = self.embed(ids)
         cos, sin = self._angles(positions.expand(3, -1), x.dtype)
-        mask = cache.extend()
+        rows = torch.arange(len(ids), device=x.device)
+        mask = (torch.arange(width, device=x.device) < lengths[:, None])[:, None, None]
         for number, layer in enumerate(self.layers):
             attn = layer.self_attn
             normed = layer.input_layernorm(x)
             q = _rotate(attn.q_proj(normed).view(-1, self.heads, self.head_dim), cos, sin)
             k = _rotate(attn.k_proj(normed).view(-1, self.kv_heads, self.head_dim), cos, sin)
             v = attn.v_proj(normed).view(-1, self.kv_heads, self.head_dim)
-            keys, values = cache.write(number, k, v)
+            keys, values = cache.layer(number)
+            keys[rows, :, lengths - 1] = k
+            values[rows, :, lengths - 1] = v
+            keys, values = (t[: len(ids), :, :width] for t in (keys, values))
             # Query heads of one KV head are queries of one attention: no copy of keys is made.
             grouped = q.view(-1, self.kv_heads, self.heads // self.kv_heads, self.head_dim)
             mixed = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
@@ -140,6 +152,21 @@ class Decoder:
         angles = torch.cat([angles, angles], dim=-1)[:, None]
         scale: float = self._rotary.attention_scaling
         return (angles.cos() * scale).to(dtype), (angles.sin() * scale).to(dtype)
+
+
+@dataclass(frozen=True)
+class _Chains:
+    """What all computed nodes see, for one call.
+
+    Attributes:
+        stored: keys of the stored heads. index: which of their tokens and then the pack's each
+            node sees, node by node; None where that is the pack itself.
+    """
+
+    stored: list[bytes]
+    index: Tensor | None
+    queries: Segments
+    keys: Segments
 
 
 class _Plan:
@@ -180,29 +207,40 @@ class _Plan:
         nodes = enumerate(self.pack.nodes)
         return next(i for i, n in nodes if 0 <= n.offset <= place < n.offset + len(n))
 
-    def attend_flash(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
-        """All nodes in one call (flash-attn >= 2.1: causal from the lower right)."""
-        from flash_attn import flash_attn_varlen_func  # pyright: ignore[reportMissingImports]
+    def attend_at_once(self, varlen: Varlen, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+        """`attend` in one call."""
+        chains = self._all_chains
+        stored = [self.heads[head][layer] for head in chains.stored]
+        if chains.index is not None:
+            k = torch.cat([*(kv[0] for kv in stored), k])[chains.index]
+            v = torch.cat([*(kv[1] for kv in stored), v])[chains.index]
+        return varlen(q, k, v, chains.queries, chains.keys, causal=True)
 
-        chains = [
-            self.chain_kv(i, k, v, layer) for i, n in enumerate(self.pack.nodes) if n.offset >= 0
-        ]
-        query_lengths = [len(n) for n in self.pack.computed]
-        key_lengths = [len(keys) for keys, _ in chains]
-        return flash_attn_varlen_func(
-            q,
-            torch.cat([keys for keys, _ in chains]),
-            torch.cat([values for _, values in chains]),
-            cu_seqlens_q=self._cumulated(query_lengths),
-            cu_seqlens_k=self._cumulated(key_lengths),
-            max_seqlen_q=max(query_lengths),
-            max_seqlen_k=max(key_lengths),
-            causal=True,
+    @cached_property
+    def _all_chains(self) -> _Chains:
+        """Every computed node's chain, laid end to end."""
+        stored = [n for n in self.pack.nodes if n.offset < 0]
+        sums = np.cumsum([0, *(len(n) for n in stored)])
+        begins = {id(n): int(at) for n, at in zip(stored, sums, strict=False)}
+        own = int(sums[-1])  # the pack's tokens follow the stored heads'
+        places: list[npt.NDArray[np.int64]] = []
+        lengths: list[int] = []
+        for number, node in enumerate(self.pack.nodes):
+            if node.offset < 0:
+                continue
+            chain = [self.pack.nodes[ancestor] for ancestor in self._chains[number]]
+            for part in chain:
+                first = begins[id(part)] if part.offset < 0 else own + part.offset
+                places.append(np.arange(first, first + len(part)))
+            lengths.append(sum(len(part) for part in chain))
+        flat = np.concatenate(places)
+        plain = not stored and len(flat) == self.pack.tokens  # every chain is one node
+        return _Chains(
+            [n.head or b"" for n in stored],
+            None if plain else torch.from_numpy(flat).to(self.device),
+            Segments.of([len(n) for n in self.pack.computed], self.device),
+            Segments.of(lengths, self.device),
         )
-
-    def _cumulated(self, lengths: list[int]) -> Tensor:
-        sums = torch.tensor([0, *lengths]).cumsum(0)
-        return sums.to(self.device, torch.int32)
 
     def chain_kv(self, number: int, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """A layer's keys and values of a node and its ancestors, (tokens, KV heads, dim)."""

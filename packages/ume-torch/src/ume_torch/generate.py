@@ -8,7 +8,7 @@ last one allowed; a row that ends or runs out without it gets `<gen_emb>` append
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from ume_core.embedder import Sampling
 from ume_core.qwen.tokens import SpecialTokens
 from ume_torch.kv import KeyValues, LayerKV
+from ume_torch.steps import Steps
 
 
 @dataclass(eq=False)
@@ -27,7 +28,8 @@ class Row:
     Attributes:
         prompt: the caller's number for its prompt. sample: which of the prompt's samples.
         position: M-RoPE position of its next token.
-        state: (hidden,) final-norm state: of the last token fed, in the end of `<gen_emb>`.
+        state: (hidden,) final-norm state: of the prompt's last token until the row is done, then
+            of `<gen_emb>`.
         script: tokens to feed before the model chooses any (the answer's given beginning).
         ids: generated tokens, `<gen_emb>` included. forced: why `<gen_emb>` was appended, or None.
         given: how many of `ids` came from scripts.
@@ -79,59 +81,68 @@ class Running:
 
     def __init__(
         self,
-        step: Callable[[Tensor, Tensor, KeyValues], Tensor],
+        steps: Steps,
         lm_head: Callable[[Tensor], Tensor],
         cache: KeyValues,
         pick: Pick,
         rules: Rules,
     ) -> None:
-        self._step, self._lm_head = step, lm_head
+        self._steps, self._lm_head = steps, lm_head
         self.cache, self._pick, self._rules = cache, pick, rules
         self.rows: list[Row] = []
+        self._states: Tensor | None = None  # (rows, hidden): of the last token of each
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def add(self, rows: Sequence[Row], kv: Sequence[LayerKV]) -> None:
         """Let rows join; `kv` holds the keys and values of each one's prompt."""
+        going = self._states if self._states is not None else ()
+        states = torch.stack([*going, *(r.state for r in rows)])
         self.cache.add(kv)
         self.rows += rows
+        self._states = states
 
     def advance(self) -> list[Row]:
         """Feed every row one token; the rows that were done with it leave and are returned."""
         fed = self._choose()
-        device = self.cache.shape.device
-        positions = torch.tensor([r.position for r in self.rows], device=device)
-        states = self._step(torch.tensor(fed, device=device), positions, self.cache)
+        states = self._steps(fed, [r.position for r in self.rows], self.cache)
         done: list[Row] = []
         going: list[int] = []
         for place, (row, token) in enumerate(zip(self.rows, fed, strict=True)):
             row.ids.append(token)
             row.position += 1
-            row.state = states[place].clone()
             if token == self._rules.special.gen:
+                row.state = states[place].clone()
                 done.append(row)
             else:
                 going.append(place)
+        self._states = states
         if done:
             self._keep(going)
         return done
 
     def abandon(self) -> list[Row]:
         """Throw all rows out, unfinished, and forget what a failed step left half done."""
-        rows, self.rows = self.rows, []
+        rows, self.rows, self._states = self.rows, [], None
+        self._steps.forget()
         self.cache.clear()
         return rows
 
     def _keep(self, places: list[int]) -> None:
-        self.rows = [self.rows[p] for p in places]
+        # Rows last: should anything before fail, all of them can still start again.
+        states = self._states[places] if places and self._states is not None else None
         self.cache.keep(places)
+        self._states = states
+        self.rows = [self.rows[p] for p in places]
 
     def _choose(self) -> list[int]:
         """The token each row is fed next."""
-        free = [r for r in self.rows if not r.script]
-        chosen = iter(self._pick(self._lm_head(torch.stack([r.state for r in free])), free)
-                      if free else ())  # fmt: skip
+        places = [p for p, r in enumerate(self.rows) if not r.script]
+        chosen: Iterator[int] = iter(())
+        if places and self._states is not None:
+            states = self._states if len(places) == len(self.rows) else self._states[places]
+            chosen = iter(self._pick(self._lm_head(states), [self.rows[p] for p in places]))
         fed: list[int] = []
         for row in self.rows:
             if row.script:

@@ -14,20 +14,24 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-BLOCK = 64  # tokens by which room grows
 # Per layer: keys and values (tokens, KV heads, head dim), keys already rotated.
 LayerKV: TypeAlias = list[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a cache's tensors look like."""
+    """What a cache's tensors look like.
+
+    Attributes:
+        block: tokens by which room grows.
+    """
 
     layers: int
     kv_heads: int
     head_dim: int
     dtype: torch.dtype
     device: torch.device
+    block: int = 64
 
     @property
     def bytes_per_token(self) -> int:
@@ -36,11 +40,16 @@ class Shape:
 
 
 class KeyValues:
-    """Keys and values of running rows; row order is the caller's."""
+    """Keys and values of running rows; row order is the caller's.
+
+    Attributes:
+        lengths: tokens of every row. version: changes whenever tensors are replaced.
+    """
 
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
         self.lengths: list[int] = []
+        self.version = 0
         self._keys = [self._room(0, 0) for _ in range(shape.layers)]
         self._values = [self._room(0, 0) for _ in range(shape.layers)]
 
@@ -51,7 +60,7 @@ class KeyValues:
 
     def bytes_for(self, rows: int, tokens: int) -> int:
         """Bytes it would hold with that many rows, the longest of that many tokens."""
-        return rows * _rounded(tokens) * self.shape.bytes_per_token
+        return rows * self._rounded(tokens) * self.shape.bytes_per_token
 
     def add(self, prompts: Sequence[LayerKV]) -> None:
         """Append rows that hold the keys and values (tokens, KV heads, dim) of whole prompts."""
@@ -61,29 +70,25 @@ class KeyValues:
         for layer in range(self.shape.layers):
             for row, prompt in enumerate(prompts, first):
                 keys, values = prompt[layer]
-                self._keys[layer][row, :, : len(keys)] = keys.transpose(0, 1)
-                self._values[layer][row, :, : len(values)] = values.transpose(0, 1)
+                for room, new in ((self._keys[layer], keys), (self._values[layer], values)):
+                    room[row, :, : len(new)] = new.transpose(0, 1)
+                    room[row, :, len(new) :] = 0  # what a row before left there might be NaN
         self.lengths = lengths
 
-    def extend(self) -> Tensor:
-        """Make room for one more token a row; the mask (rows, 1, 1, tokens) that includes it."""
-        longest = max(self.lengths) + 1
-        self._reshape(len(self.lengths), longest)
-        self.lengths = [n + 1 for n in self.lengths]
-        device = self.shape.device
-        lengths = torch.tensor(self.lengths, device=device)
-        self._places = (torch.arange(len(lengths), device=device), lengths - 1)
-        self._longest = longest
-        return (torch.arange(longest, device=device) < lengths[:, None])[:, None, None]
+    @property
+    def room(self) -> tuple[int, int]:
+        """Rows and tokens that fit without growing."""
+        shapes = [t.shape for t in (*self._keys, *self._values)]  # unequal where growth failed
+        return min(s[0] for s in shapes), min(s[2] for s in shapes)
 
-    def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store a layer's new (rows, KV heads, dim); all its keys and values so far."""
-        rows, columns = self._places
-        self._keys[layer][rows, :, columns] = k
-        self._values[layer][rows, :, columns] = v
-        count, longest = len(rows), self._longest
-        keys, values = self._keys[layer], self._values[layer]
-        return keys[:count, :, :longest], values[:count, :, :longest]
+    def extend(self) -> None:
+        """Make room for one more token a row, and count it."""
+        self._reshape(len(self.lengths), max(self.lengths) + 1)
+        self.lengths = [n + 1 for n in self.lengths]
+
+    def layer(self, number: int) -> tuple[Tensor, Tensor]:
+        """A layer's whole room, keys and values (rows, KV heads, tokens, dim)."""
+        return self._keys[number], self._values[number]
 
     def keep(self, rows: list[int]) -> None:
         """Drop all rows but these, ascending; the room stays until the next growth."""
@@ -97,6 +102,7 @@ class KeyValues:
     def clear(self) -> None:
         """Drop all rows and the room, whatever a failed growth left behind."""
         self.lengths = []
+        self.version += 1
         for tensors in (self._keys, self._values):
             for layer in range(len(tensors)):
                 tensors[layer] = self._room(0, 0)
@@ -111,7 +117,8 @@ class KeyValues:
             for layer, old in enumerate(tensors):
                 if rows <= old.shape[0] and longest <= old.shape[2]:
                     continue
-                new = self._room(rows, max(_rounded(longest), old.shape[2]))
+                self.version += 1
+                new = self._room(rows, max(self._rounded(longest), old.shape[2]))
                 kept = min(have, old.shape[0])
                 new[:kept, :, : old.shape[2]] = old[:kept]
                 tensors[layer] = new
@@ -121,6 +128,5 @@ class KeyValues:
         # Zeros, not leftovers: masked places are multiplied by zero, and NaN would survive that.
         return torch.zeros(rows, s.kv_heads, tokens, s.head_dim, dtype=s.dtype, device=s.device)
 
-
-def _rounded(tokens: int) -> int:
-    return -(-tokens // BLOCK) * BLOCK
+    def _rounded(self, tokens: int) -> int:
+        return -(-tokens // self.shape.block) * self.shape.block

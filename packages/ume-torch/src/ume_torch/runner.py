@@ -18,11 +18,13 @@ from ume_core.errors import LimitExceeded
 from ume_core.loading import LoadOptions
 from ume_core.qwen.pack import build_pack
 from ume_core.qwen.render import Rendered
+from ume_torch.attention import find_varlen
 from ume_torch.decoder import Decoder, Prefilled
 from ume_torch.generate import Pick, Row, Rules, Running, Sampler, greedy
 from ume_torch.kv import KeyValues, LayerKV, Shape
 from ume_torch.linear import packed
 from ume_torch.memory import free_bytes, is_out_of_memory, release
+from ume_torch.steps import CudaRecorder, Graphed, Plain, Recorder, Steps
 from ume_torch.vision import Vision
 
 # Heads kept are few (one per kind of prompt) and small (2B: 0.7 MB each).
@@ -57,14 +59,27 @@ class Runner:
     def __init__(self, model: Any, device: str, attention: str, options: LoadOptions) -> None:
         self.device = device
         self._invariant = options.invariant
-        self._decoder = Decoder(model, attention)
-        self._vision = Vision(model.model.visual, options.media_cache_bytes)
+        dtype = str(model.dtype).removeprefix("torch.")
+        varlen = find_varlen(attention, device, dtype)
+        self._decoder = Decoder(model, varlen)
+        self._vision = Vision(model.model.visual, options.media_cache_bytes, varlen)
         self._plain_head = model.lm_head
         self._places = (model.config.image_token_id, model.config.video_token_id)
         d = self._decoder
+        # A graph looks at the cache's whole room, which depends on what ran before.
+        on_cuda = torch.device(device).type == "cuda"
+        wanted = on_cuda and options.cuda_graphs and not options.invariant
+        self._recorder: Recorder | None = CudaRecorder(torch.device(device)) if wanted else None
+        if on_cuda:
+            # cuDNN's attention, torch's first choice on Hopper, makes a plan for every exact shape
+            # (tens of milliseconds), and lengths change with every step and prompt. The switch is
+            # the process's; a choice per call would not be thread-safe.
+            torch.backends.cuda.enable_cudnn_sdp(False)
         self._shape = Shape(
-            len(d.layers), d.kv_heads, d.head_dim, model.dtype, torch.device(device)
-        )
+            len(d.layers), d.kv_heads, d.head_dim, model.dtype, torch.device(device),
+            # Graphs are recorded again whenever the room has grown.
+            block=256 if wanted else 64,
+        )  # fmt: skip
         self._heads = ByteCache[bytes, LayerKV](
             _HEAD_BYTES, lambda kv: sum(2 * k.numel() * k.element_size() for k, _ in kv)
         )
@@ -122,7 +137,7 @@ class Runner:
         samples = sampling.n if sampling is not None else 1
         pick = pick or (Sampler(sampling) if sampling is not None else greedy)
         line = _Line(prompts, samples, max(samples, 1 if self._invariant else self.rows))
-        run = Running(self._decoder.step, self._lm_head, KeyValues(self._shape), pick, rules)
+        run = Running(self._steps(), self._lm_head, KeyValues(self._shape), pick, rules)
         found: dict[int, Generated] = {}
         room = int(free_bytes(self.device) * _KV_SHARE)
         while True:
@@ -160,6 +175,11 @@ class Runner:
                     yield entry
             if len(run) == 0:
                 line.reopen()
+
+    def _steps(self) -> Steps:
+        """A new one for a new cache."""
+        step = self._decoder.step
+        return Plain(step) if self._recorder is None else Graphed(step, self._recorder)
 
     def _advance(self, run: Running) -> list[Row] | None:
         """One step of all rows; None where memory does not suffice for so many."""

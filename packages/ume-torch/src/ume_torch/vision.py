@@ -1,23 +1,26 @@
 """The vision tower over many images at once, each distinct one once, no attention across images.
 
 transformers runs one attention call per image and layer. Qwen2-VL's images of equal patch count are
-one batch here instead (same maths, same weights). Qwen2.5-VL has window
+one batch here instead, or all images one sequence where one call attends to its segments
+(`ume_torch.attention`); same maths, same weights. Qwen2.5-VL has window
 attention, whose layout depends on the image, and goes through transformers' own forward.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ume_core.cache import ByteCache
 from ume_core.qwen.patches import VisualInput
 from ume_core.sizes import MERGE
+from ume_torch.attention import Segments, Varlen
 
 # Patches of one pass; more would only raise the peak of memory.
 _PASS_PATCHES = 16_384
@@ -26,8 +29,10 @@ _PASS_PATCHES = 16_384
 class Vision:
     """The tower of one model, with the states it computed last. Thread-safe."""
 
-    def __init__(self, visual: Any, cache_bytes: int) -> None:
-        self._visual = visual
+    def __init__(self, visual: Any, cache_bytes: int, varlen: Varlen | None) -> None:
+        self._visual, self._varlen = visual, varlen
+        if _windowed(visual) and not isinstance(visual.patch_embed, _PatchEmbed):
+            visual.patch_embed = _PatchEmbed(visual.patch_embed.proj)
         self._states = ByteCache[bytes, Tensor](cache_bytes, lambda t: t.numel() * t.element_size())
 
     def __call__(self, media: Sequence[VisualInput], *, together: bool = True) -> list[Tensor]:
@@ -45,7 +50,8 @@ class Vision:
             else:
                 missing[item.digest] = item
         for part in _passes(list(missing.values()), _PASS_PATCHES if together else 0):
-            for item, states in zip(part, encode_visuals(self._visual, part), strict=True):
+            made = encode_visuals(self._visual, part, self._varlen)
+            for item, states in zip(part, made, strict=True):
                 found[item.digest] = states.clone()  # not a view that keeps the whole pass alive
                 self._states.put(item.digest, found[item.digest])
         return [found[item.digest] for item in media]
@@ -63,16 +69,39 @@ def _passes(media: list[VisualInput], patches: int) -> Iterator[list[VisualInput
         yield part
 
 
-def encode_visuals(visual: Any, media: Sequence[VisualInput]) -> list[Tensor]:
+def encode_visuals(
+    visual: Any, media: Sequence[VisualInput], varlen: Varlen | None = None
+) -> list[Tensor]:
     """One (tokens, hidden) tensor per image or video, in order.
 
     Args:
         visual: transformers' vision tower of either architecture.
         media: patchified images and videos of any sizes.
+        varlen: attends to many images in one call; without it, images of one size are one.
     """
-    if visual.config.model_type.startswith("qwen2_5"):
+    if _windowed(visual):
         return [_through_transformers(visual, m) for m in media]
-    return _bucketed(visual, media)
+    return _bucketed(visual, media) if varlen is None else _at_once(visual, media, varlen)
+
+
+def _windowed(visual: Any) -> bool:
+    return visual.config.model_type.startswith("qwen2_5")
+
+
+class _PatchEmbed(nn.Module):
+    """Qwen2.5-VL's patch embedding as the matrix product it is.
+
+    The published Conv3d's stride is as large as its kernel. On CUDA cuDNN would compute it in TF32
+    by default, float32 models included.
+    """
+
+    def __init__(self, proj: nn.Conv3d) -> None:
+        super().__init__()
+        self.proj = proj
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """(patches, values) -> (patches, width)."""
+        return F.linear(patches.to(self.proj.weight.dtype), self.proj.weight.flatten(1))
 
 
 def _through_transformers(visual: Any, media: VisualInput) -> Tensor:
@@ -83,8 +112,30 @@ def _through_transformers(visual: Any, media: VisualInput) -> Tensor:
     return out if isinstance(out, Tensor) else out.pooler_output
 
 
+def _at_once(visual: Any, media: Sequence[VisualInput], varlen: Varlen) -> list[Tensor]:
+    """All images and frames as one sequence."""
+    weight: Tensor = visual.patch_embed.proj.weight
+    heads: int = visual.config.num_heads
+    pixels = torch.cat([torch.from_numpy(m.patches) for m in media])
+    sizes = [(h, w) for t, h, w in (m.grid for m in media) for _ in range(t)]
+    dim = visual.config.embed_dim // heads
+    angles = {(h, w): _rotary(h, w, dim, weight.device) for h, w in set(sizes)}
+    cos = torch.cat([angles[size][0] for size in sizes])[:, None]
+    sin = torch.cat([angles[size][1] for size in sizes])[:, None]
+    frames = Segments.of([h * w for h, w in sizes], weight.device)
+
+    def attend(attn: Any, x: Tensor) -> Tensor:
+        q, k, v = attn.qkv(x).view(len(x), 3, heads, -1).unbind(1)
+        q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+        return attn.proj(varlen(q, k, v, frames, frames, causal=False).flatten(1))
+
+    states = _tower(visual, pixels.to(weight.device, weight.dtype), attend)
+    return list(states.split([m.tokens for m in media]))
+
+
 def _bucketed(visual: Any, media: Sequence[VisualInput]) -> list[Tensor]:
     weight: Tensor = visual.patch_embed.proj.weight
+    heads: int = visual.config.num_heads
     buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
     for index, item in enumerate(media):
         buckets[item.grid[1:]].append(index)
@@ -92,27 +143,28 @@ def _bucketed(visual: Any, media: Sequence[VisualInput]) -> list[Tensor]:
     for (h, w), members in buckets.items():
         pixels = torch.cat([torch.from_numpy(media[i].patches) for i in members])
         frames = pixels.view(-1, h * w, pixels.shape[-1]).to(weight.device, weight.dtype)
-        states = _tower(visual, frames, h, w).flatten(0, 1)
+        cos, sin = _rotary(h, w, visual.config.embed_dim // heads, weight.device)
+        attend = partial(_attend_frames, heads=heads, cos=cos, sin=sin)
+        states = _tower(visual, frames, attend).flatten(0, 1)
         sizes = [media[i].tokens for i in members]
         for index, part in zip(members, states.split(sizes), strict=True):
             out[index] = part
     return [o for o in out if o is not None]
 
 
-def _tower(visual: Any, frames: Tensor, h: int, w: int) -> Tensor:
-    """(frames, h*w, patch values) -> (frames, h*w/4, hidden); each frame attends to itself."""
+def _tower(visual: Any, patches: Tensor, attend: Callable[[Any, Tensor], Tensor]) -> Tensor:
+    """(..., patches, values) -> (..., patches / 4, hidden)."""
     # A stride as large as the kernel makes the published Conv3d a matrix product.
-    x = F.linear(frames, visual.patch_embed.proj.weight.flatten(1))
-    heads: int = visual.config.num_heads
-    cos, sin = _rotary(h, w, x.shape[-1] // heads, x.device)
+    x = F.linear(patches, visual.patch_embed.proj.weight.flatten(1))
     for block in visual.blocks:
-        x = x + _attention(block.attn, block.norm1(x), heads, cos, sin)
+        x = x + attend(block.attn, block.norm1(x))
         x = x + block.mlp(block.norm2(x))
     merger = visual.merger
-    return merger.mlp(merger.ln_q(x).reshape(x.shape[0], -1, merger.hidden_size))
+    return merger.mlp(merger.ln_q(x).reshape(*x.shape[:-2], -1, merger.hidden_size))
 
 
-def _attention(attn: Any, x: Tensor, heads: int, cos: Tensor, sin: Tensor) -> Tensor:
+def _attend_frames(attn: Any, x: Tensor, heads: int, cos: Tensor, sin: Tensor) -> Tensor:
+    """Each frame of (frames, patches, width) to itself."""
     count, length, width = x.shape
     qkv = attn.qkv(x).view(count, length, 3, heads, width // heads)
     q, k, v = (t.transpose(1, 2) for t in qkv.unbind(2))
