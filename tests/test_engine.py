@@ -24,6 +24,7 @@ from ume_core import (
     Sampling,
     Video,
 )
+from ume_core.qwen.checkpoint import find_checkpoint
 from ume_core.testing.contract import mixed_items, picture
 from ume_torch import TorchEmbedder
 
@@ -234,6 +235,29 @@ def test_malformed_files_are_checkpoint_errors(
     (directory / name).write_text(content)
     with pytest.raises(CheckpointError, match="Fix"):
         TorchEmbedder(directory)
+
+
+def test_a_digest_covers_all_that_decides_a_vector(checkpoint: Make, tmp_path: Path) -> None:
+    source = checkpoint("qwen2_vl")
+    digest = find_checkpoint(source).digest()
+
+    def changed(name: str, old: str, new: str) -> str:
+        directory = tmp_path / str(len(list(tmp_path.iterdir())))
+        shutil.copytree(source, directory)
+        text = (directory / name).read_text("utf-8")
+        assert old in text
+        (directory / name).write_text(text.replace(old, new, 1), "utf-8")
+        return find_checkpoint(directory).digest()
+
+    assert changed("config.json", "{", '{"transformers_version": "9.9", ') == digest
+    found = {
+        digest,
+        changed("config.json", "1000000", "10000"),
+        changed("preprocessor_config.json", "0.4814", "0.5814"),
+        changed("chat_template.json", "assistant", "helper"),
+        changed("tokenizer.json", "filler 151641", "filler x"),
+    }
+    assert len(found) == 5
 
 
 def test_a_model_that_computes_nan_does_not_answer(checkpoint: Make, tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from ume_core.qwen.checkpoint import (
     Checkpoint,
     files_digest,
     find_checkpoint,
-    weights_digest,
 )
 from ume_core.qwen.graphs import TEXT, VISION
 from ume_core.qwen.manifest import Manifest
@@ -88,7 +87,7 @@ def _export_into(
     say(f"exported in {time.monotonic() - began:.0f} s; checking parity against ume-torch")
     manifest = Manifest(
         model=checkpoint.name,
-        weights=weights_digest(checkpoint.directory),
+        weights=checkpoint.digest(),
         precision=precision,
         opset=opset,
         inputs={graph: _inputs(path) for graph, path in graphs.items()},

@@ -20,7 +20,8 @@ class Signature:
     """Everything that decides an item's vector, besides the item.
 
     Attributes:
-        model: the name it was loaded by. weights: SHA-256 prefix of its weight files.
+        model: the name it was loaded by. weights: SHA-256 prefix of its weights,
+            tokenizer, chat template and configuration.
         mode: `disc` or `gen` for vectors, `both` for a result that holds both.
         prompt: prompt version. text_only: `blank` (a white picture precedes text-only inputs, as
             trained) or `plain`. media_order: `media-first` or `given`.

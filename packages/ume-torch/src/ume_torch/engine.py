@@ -13,7 +13,7 @@ from ume_core.embedder import Sampling
 from ume_core.errors import CheckpointError, InvalidOption, UmeError
 from ume_core.loading import LoadOptions
 from ume_core.prompts import ANSWER_CLOSE, ANSWER_OPEN, GEN_TOKEN, THINK_CLOSE, THINK_OPEN
-from ume_core.qwen.checkpoint import find_checkpoint, weights_digest
+from ume_core.qwen.checkpoint import find_checkpoint
 from ume_core.qwen.embedder import Output, Outputs, Prepared, QwenEmbedder, unit
 from ume_core.qwen.render import Rendered
 from ume_core.results import Record, Sample, Vectors
@@ -60,9 +60,7 @@ class TorchEmbedder(QwenEmbedder):
         self.device = _device(options.device)
         dtype = _dtype(options.dtype, self.device)
         attention = _attention(options.attention, self.device, dtype)
-        super().__init__(
-            checkpoint, options, dtype=dtype, weights=weights_digest(checkpoint.directory)
-        )
+        super().__init__(checkpoint, options, dtype=dtype, weights=checkpoint.digest())
         loaded = load_model(checkpoint, self.device, dtype, attention)
         if self.device == "cpu":
             pack_linears(loaded.model.language_model.layers)

@@ -26,6 +26,9 @@ _SIDE_FILES = (
     "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
     "chat_template.json", "chat_template.jinja",
 )  # fmt: skip
+_NOTES = frozenset(
+    ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
+)
 # Published revisions: mteb 2.26.24 `ume_r1.py`. Pinning keeps a hub id from changing its vectors.
 REVISIONS = {
     "zhibinlan/UME-R1-2B": "e7aaa253cd315be20bd15c8704ad281b4fdf82c9",
@@ -67,6 +70,19 @@ class Checkpoint:
         if self.config["model_type"] == "qwen2_vl":
             return None
         return float(self.config["vision_config"].get("tokens_per_second", 4))
+
+    def digest(self) -> str:
+        """SHA-256, 16 hex digits, over all of it that decides a vector.
+
+        Weights, tokenizer, chat template, configuration, mean and deviation of pixels; the pixel
+        bounds are fields of a signature themselves.
+        """
+        files = [*_weight_files(self.directory), self.directory / "tokenizer.json"]
+        settings = [
+            files_digest([f for f in files if f.is_file()]), self.chat_template,
+            self.patches.mean, self.patches.std, _without_notes(self.config),
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
     def side_files(self) -> list[Path]:
         """Its files besides the weights, of the published layout only.
@@ -123,9 +139,12 @@ def find_checkpoint(
     return Checkpoint(label, directory, config, _chat_template(directory), patches)
 
 
-def weights_digest(directory: Path) -> str:
-    """SHA-256 over a checkpoint's weight files, 16 hex digits."""
-    return files_digest(_weight_files(directory))
+def _without_notes(config: Any) -> Any:
+    """A configuration without what has no part in a vector."""
+    if not isinstance(config, dict):
+        return config
+    values = cast("dict[str, Any]", config)
+    return {k: _without_notes(v) for k, v in values.items() if k not in _NOTES}
 
 
 def _own(path: Path) -> Path:

@@ -19,7 +19,7 @@ class Manifest:
     """An export.
 
     Attributes:
-        model: the name it was exported from. weights: digest of the checkpoint's weight files, so
+        model: the name it was exported from. weights: digest of the checkpoint, so
             that float32 vectors compare with ume-torch's. precision: of the graphs (`float32`,
             `float16` or `int8`). opset: of the graphs.
         inputs: per graph, its inputs' names, element types and axes (numbers are fixed).
