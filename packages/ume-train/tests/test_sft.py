@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -80,16 +81,23 @@ def _run(tmp_path: Path, name: str, stops: list[int]) -> tuple[dict[str, torch.T
     )  # fmt: skip
     for stop in stops:
         Trainer(run, Source(), config).train(until=stop)
+        with (run / "log.jsonl").open("a") as log:  # as if killed before the next save
+            log.write(json.dumps({"step": stop + 1}) + "\n")
     return Trainer(run, Source(), config).model.state_dict(), (
         run / "log.jsonl"
     ).read_text().splitlines()
 
 
+def _losses(row: str) -> dict[str, float]:
+    return {k: v for k, v in json.loads(row).items() if k != "seconds"}
+
+
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     whole, log = _run(tmp_path, "whole", [8])
-    parts, _ = _run(tmp_path, "parts", [3, 5, 8])
-    assert len(log) == 8
+    parts, again = _run(tmp_path, "parts", [3, 5, 8])
+    assert [json.loads(row)["step"] for row in log] == list(range(1, 9))
+    assert [_losses(row) for row in again] == [_losses(row) for row in log]
     assert ["follow" in row for row in log] == [step % 3 == 2 for step in range(8)]  # gen batches
     for name, weight in whole.items():
         torch.testing.assert_close(parts[name], weight, rtol=0, atol=1e-6)

@@ -311,6 +311,11 @@ class Trainer:
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["peak"] = peak
             self.step = int(state["step"])
+        log = self.run / "log.jsonl"
+        if log.is_file():  # what was logged after the last save is done again
+            rows = log.read_text("utf-8").splitlines(keepends=True)
+            kept = [row for row in rows if json.loads(row)["step"] <= self.step]
+            log.write_text("".join(kept), "utf-8")
 
     def _log(self, row: dict[str, Any]) -> None:
         with (self.run / "log.jsonl").open("a", encoding="utf-8") as handle:
