@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -11,18 +12,33 @@ from typing import Any
 import numpy as np
 
 from tools.benchmark.duel import Contestant, duel
+from ume_core.errors import CheckpointError
+from ume_core.qwen.checkpoint import find_checkpoint
+from ume_core.qwen.manifest import Manifest
 from ume_onnxruntime.export_command import find_python
 
 ROUNDS = 21
 
 
-def export(directory: Path, target: Path, precision: str) -> dict[str, Any]:
-    """Export once; how large it is."""
-    if not target.is_dir():
+def export(directory: Path, target: Path, precision: str, *options: str) -> dict[str, Any]:
+    """Export, unless an earlier one of this very checkpoint is there; how large it is.
+
+    Raises:
+        CalledProcessError: `ume export` failed; it said why.
+    """
+    if not _is_of(directory, target):
+        shutil.rmtree(target, ignore_errors=True)
         command = [str(find_python()), "-m", "ume_export", str(directory), str(target)]
-        subprocess.run([*command, "--precision", precision], check=True)
+        subprocess.run([*command, "--precision", precision, *options], check=True)
     size = sum(f.stat().st_size for f in (target / "onnx").iterdir())
     return {"precision": precision, "megabytes": size / 1e6}
+
+
+def _is_of(directory: Path, target: Path) -> bool:
+    try:
+        return Manifest.read(target).weights == find_checkpoint(directory).digest()
+    except CheckpointError:  # none, or of another version
+        return False
 
 
 def measure(directory: Path, cache: Path, size: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from tools.benchmark import report
 from tools.benchmark.duel import Contestant, duel, plot
+from tools.benchmark.exported import export
 from ume_core.hookspecs import has_gpu
 from ume_core.loading import locate
 from ume_core.qwen.graphs import ENGINES
@@ -40,13 +41,12 @@ def main() -> int:
     location, alias = locate(args.model)
     name = alias.name if alias else Path(args.model).name
     exported = CACHE / f"{name}-onnx-{args.precision}"
-    steps: list[list[str]] = [[str(exported), "--engine", "tensorrt", "--profiles", args.profiles]]
-    if not exported.is_dir():
-        steps.insert(0, [str(location), str(exported), "--name", name,
-                         "--precision", args.precision])  # fmt: skip
-    for step in steps:
-        if subprocess.run([python, "-m", "ume_export", *step], cwd=ROOT, check=False).returncode:
-            return 1
+    build = [str(exported), "--engine", "tensorrt", "--profiles", args.profiles]
+    try:
+        export(Path(location), exported, args.precision, "--name", name)
+        subprocess.run([python, "-m", "ume_export", *build], check=True)
+    except subprocess.CalledProcessError:  # it said why
+        return 1
     built = json.loads((exported / ENGINES / "engines.json").read_text("utf-8"))
     found = {
         "model": name, "precision": args.precision, "date": time.strftime("%Y-%m-%d"),
