@@ -235,13 +235,14 @@ class Tape:
         runner._recorder = self
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("samples", [None, Sampling(n=3, seed=4)])
+@pytest.mark.parametrize(
+    ("kind", "samples"), [*((kind, None) for kind in KINDS), (KINDS[0], Sampling(n=3, seed=4))]
+)
 def test_replayed_steps_do_not_show(checkpoint: Make, kind: str, samples: Sampling | None) -> None:
     engine = TorchEmbedder(checkpoint(kind), LoadOptions(gen_rows=7))
     short: list[ItemLike] = ["a", "bcd", "efghijkl"]  # the room grows while they are answered
-    parts = [many_items(), short, [short[0]]]
-    options: dict[str, Any] = {"mode": "both", "sampling": samples, "max_new_tokens": 60}
+    parts = [many_items()[: 5 if samples else None], short, [short[0]]]
+    options: dict[str, Any] = {"mode": "both", "sampling": samples, "max_new_tokens": 24}
     expected = [engine.embed(part, **options) for part in parts]
     tape = Tape()
     tape.into(engine)

@@ -95,15 +95,26 @@ def test_embed_writes_vectors_records_and_signature(
     np.testing.assert_allclose(gen, expected.gen, atol=1e-5)
 
 
-def test_a_failed_file_is_named_and_the_others_are_written(
+def test_failed_files_are_named_and_the_others_are_written(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "bad.png").write_bytes(b"no image")
     out = tmp_path / "x.jsonl"
-    assert run("embed", folder / "bad.png", folder / "p0.png", "--out", out) == 1
-    assert "bad.png is not an image" in capsys.readouterr().err
+    files = ["bad.png", "p0.png", "gone.txt", "p0.what", "p0.png"]
+    named = [folder / name for name in files]
+    assert run("embed", *named, "--mode", "both", "--max-new-tokens", "8", "--out", out) == 1
+    said = capsys.readouterr().err
+    for message in ("bad.png is not an image", "cannot read", "cannot tell from its name"):
+        assert message in said
     rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [r["status"] for r in rows] == ["failed", "ok"] and rows[0]["disc"] is None
+    assert [r["item"] for r in rows] == [str(n) for n in named]
+    assert [r["status"] == "failed" for r in rows] == [True, False, True, True, False]
+    assert [r["disc"] is None and r["gen"] is None for r in rows] == [
+        r["status"] == "failed" for r in rows
+    ]
+    assert run("explain", folder / "gone.txt", folder / "p0.png") == 1
+    assert "p0.png\n  thinking" in capsys.readouterr().out
+    assert run("embed", folder / "gone.txt") == 2
 
 
 @pytest.mark.parametrize(

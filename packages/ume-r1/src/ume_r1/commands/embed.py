@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ume_core.embedder import Sampling
 from ume_core.errors import InvalidItem, InvalidOption, UmeError
 from ume_core.items import Item, ItemLike, Text
 from ume_core.limits import Limits
-from ume_core.results import EmbeddingResult, Record
+from ume_core.results import EmbeddingResult, Record, Vectors
 from ume_r1.commands.common import (
     item_from_file,
     load_from,
@@ -56,7 +57,7 @@ def embed(args: argparse.Namespace) -> int:
         raise InvalidOption(f"cannot write {args.out}", fix=f"end its name in {', '.join(FORMATS)}")
     if args.out is not None and not args.out.resolve().parent.is_dir():
         raise InvalidOption(f"no folder {args.out.resolve().parent}", fix="create it first")
-    names, items = _items(args)
+    names, items, unread = _items(args)
     model = load_from(args)
     sampling = None
     if args.samples is not None:
@@ -72,6 +73,7 @@ def embed(args: argparse.Namespace) -> int:
             on_error="record",
             progress=lambda done, total: bar.update(task, completed=done),
         )
+    result = _with_unread(result, unread)
     if args.out is None:
         for row in _rows(names, result):
             print(json.dumps(row, ensure_ascii=False))
@@ -83,7 +85,7 @@ def embed(args: argparse.Namespace) -> int:
 
 def explain(args: argparse.Namespace) -> int:
     """Print thinking and summary of everything named."""
-    names, items = _items(args)
+    names, items, unread = _items(args)
     result = load_from(args).embed(
         items,
         mode="gen",
@@ -91,6 +93,7 @@ def explain(args: argparse.Namespace) -> int:
         max_new_tokens=args.max_new_tokens,
         on_error="record",
     )
+    result = _with_unread(result, unread)
     for name, record in zip(names, result.records, strict=True):
         if record.status == "failed":
             continue
@@ -111,18 +114,50 @@ def report_failures(names: list[str], records: tuple[Record, ...]) -> int:
     return 1 if failed else 0
 
 
-def _items(args: argparse.Namespace) -> tuple[list[str], list[ItemLike]]:
+def _items(args: argparse.Namespace) -> tuple[list[str], list[ItemLike], dict[int, Record]]:
+    """Names of everything, the items that can be read, and records of those that cannot.
+
+    Raises:
+        UmeError: not one of them can be read; of the first.
+    """
     if not args.files and not args.text:
         raise InvalidItem("nothing to embed", fix="name files or pass --text")
     limits = Limits()
     names = [str(f) for f in args.files] + [f"text {t[:40]!r}" for t in args.text]
     items: list[ItemLike] = []
+    unread: dict[int, Record] = {}
+    first: UmeError | None = None
     for index, path in enumerate(args.files):
         try:
             items.append(item_from_file(path, limits))
         except UmeError as error:
-            raise error.at(index) from error
-    return names, items + [Item((Text(t),)) if t.strip() else t for t in args.text]
+            first = first or error
+            unread[index] = Record("failed", str(error.at(index)))
+    items += [Item((Text(t),)) if t.strip() else t for t in args.text]
+    if not items and first is not None:
+        raise first
+    return names, items, unread
+
+
+def _with_unread(result: EmbeddingResult, unread: dict[int, Record]) -> EmbeddingResult:
+    """The result with the failed items that the model was not asked for in their places."""
+    if not unread:
+        return result
+    total = len(result) + len(unread)
+    places = [i for i in range(total) if i not in unread]
+    records = dict(zip(places, result.records, strict=True)) | unread
+
+    def spread(vectors: Vectors | None) -> Vectors | None:
+        if vectors is None:
+            return None
+        out = np.full((total, *vectors.shape[1:]), np.nan, dtype=np.float32)
+        out[places] = vectors
+        return out
+
+    return replace(
+        result, records=tuple(records[i] for i in range(total)), disc=spread(result.disc),
+        gen_samples=spread(result.gen_samples),
+    )  # fmt: skip
 
 
 def write(path: Path, names: list[str], result: EmbeddingResult) -> None:
