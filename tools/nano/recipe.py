@@ -206,7 +206,9 @@ class NanoSource:
                 if own and rng.random() < 0.7:
                     thinking, summary = own[int(rng.integers(len(own)))]
                 else:
-                    wrong = concept_answer(self.sheet, int(rng.choice(self.emoji)))
+                    icon = self.schedule.refine and rng.random() < 0.4
+                    pool = self.icons if icon else self.emoji
+                    wrong = concept_answer(self.sheet, int(rng.choice(pool)))
                     thinking, summary = wrong.thinking, wrong.summary
                 answer = Answer(thinking, summary, learn="summary")
                 examples[index] = Example(example.item, answer)

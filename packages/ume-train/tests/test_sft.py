@@ -13,6 +13,7 @@ from PIL import Image as PILImage
 import ume_nano
 from ume_core import Image, Item, Text
 from ume_train.data import Answer, Example, PairBatch
+from ume_train.forward import prompt_states
 from ume_train.losses import follow, info_nce, next_token_loss, teacher_nce
 from ume_train.sft import SFTConfig, Trainer
 
@@ -103,3 +104,18 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> N
         torch.testing.assert_close(parts[name], weight, rtol=0, atol=1e-6)
     saved = Trainer(tmp_path / "parts", Source(), SFTConfig(steps=8, bf16=False))
     assert saved.step == 8
+
+
+def test_prompts_of_any_lengths_train_on_the_states_each_has_alone(tmp_path: Path) -> None:
+    shutil.copytree(ume_nano.path(), tmp_path / "model")
+    trainer = Trainer(tmp_path, Source(), SFTConfig(steps=1))
+    pixels = np.full((60, 60, 3), 90, dtype=np.uint8)
+    parts = [Text("a"), Text("word " * 30), Image(PILImage.fromarray(pixels)), Text("two")]
+    prepare = trainer.preparers["blank"]
+    prompts = [prepare(Item((part,)), gen=True) for part in parts]
+    pad = trainer.tokenizer.special.pad
+    with torch.no_grad():
+        together = prompt_states(trainer.model, prompts, pad)
+        alone = torch.cat([prompt_states(trainer.model, [p], pad) for p in prompts])
+    assert together.shape == alone.shape
+    assert (together - alone).abs().max() < 1e-4  # states are not normalised

@@ -16,12 +16,13 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -33,8 +34,9 @@ from ume_core.qwen.prepare import Preparer
 from ume_core.qwen.render import Rendered
 from ume_torch.checkpoint import load_model
 from ume_train.data import Example, PairBatch, PairSource
-from ume_train.forward import build_batch, run_text
+from ume_train.forward import prompt_states
 from ume_train.losses import follow, info_nce, next_token_loss, teacher_nce
+from ume_train.muon import Muon
 
 # On a CPU the flash kernel's backward took a third of a step at these short lengths.
 _BACKENDS = {
@@ -53,7 +55,8 @@ class SFTConfig:
         temperature: of both InfoNCE losses. weight_*: factors of the losses; weight_follow's,
             off by default, draws each gen vector to its own row's disc vector (`losses.follow`).
         save_every, log_every: steps. device: a torch device string.
-        bf16: autocast matrix products to bfloat16; weights and states stay float32.
+        bf16: autocast matrix products to bfloat16; weights and states stay float32. None: where
+            the device computes them; a CPU without AVX-512 takes ten times as long for them.
     """
 
     steps: int
@@ -70,7 +73,7 @@ class SFTConfig:
     max_grad_norm: float = 1.0
     save_every: int = 100
     log_every: int = 10
-    bf16: bool = True
+    bf16: bool | None = None
     device: str = "cpu"
 
 
@@ -103,6 +106,7 @@ class Trainer:
         }
         self.tokenizer = self.preparers["blank"].tokenizer
         self.model = load_model(self.checkpoint, config.device, "float32", "sdpa").train()
+        self.bf16 = has_bf16(config.device) if config.bf16 is None else config.bf16
         self.optimizers = self._optimizers()
         self.step = 0
         self._resume()
@@ -114,8 +118,12 @@ class Trainer:
             hidden = weight.ndim == 2 and "embed_tokens" not in name and "lm_head" not in name
             (matrices if hidden else rest).append(weight)
         config = self.config
-        muon = torch.optim.Muon(
-            matrices, lr=config.lr, weight_decay=config.weight_decay, momentum=0.95
+        muon = Muon(
+            matrices,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            momentum=0.95,
+            dtype=torch.bfloat16 if self.bf16 else torch.float32,
         )
         adam = torch.optim.AdamW(rest, lr=config.lr_adam, weight_decay=0.0, betas=(0.9, 0.98))
         for optimizer in (muon, adam):
@@ -156,7 +164,7 @@ class Trainer:
                 group["lr"] = group["peak"] * self._schedule()
         kind = config.device.split(":")[0]
         with (
-            torch.autocast(kind, torch.bfloat16, enabled=config.bf16),
+            torch.autocast(kind, torch.bfloat16, enabled=self.bf16),
             sdpa_kernel(_BACKENDS[kind == "cpu"]),
         ):
             losses = self._losses(prepared)
@@ -173,11 +181,16 @@ class Trainer:
 
     def _losses(self, prepared: Prepared) -> dict[str, Tensor]:
         config = self.config
-        batch = build_batch(self.model, prepared.prompts, self.tokenizer.special.pad)
-        states = run_text(self.model, batch)
-        rows = torch.arange(len(prepared.prompts), device=states.device)
-        half = len(rows) // 2
-        disc = states[rows, batch.disc_index]
+        prompts = prepared.prompts
+        states = prompt_states(self.model, prompts, self.tokenizer.special.pad)
+        starts = np.cumsum([0, *(len(p.ids) for p in prompts)])[:-1]
+        half = len(prompts) // 2
+
+        def at(index: Sequence[int]) -> Tensor:
+            """Every prompt's state at its own index, (prompts, hidden)."""
+            return states[torch.from_numpy(starts + np.array(index)).to(states.device)]
+
+        disc = at([p.disc_index for p in prompts])
         losses = {
             "disc": config.weight_disc * info_nce(disc[:half], disc[half:], config.temperature)
         }
@@ -188,20 +201,23 @@ class Trainer:
                 + teacher_nce(disc[half:], teacher, config.temperature)
             )
         if prepared.gen_index[0] >= 0:
-            gen = states[rows, torch.tensor(prepared.gen_index, device=states.device)]
+            gen = at(prepared.gen_index)
             losses["gen"] = config.weight_gen * info_nce(gen[:half], gen[half:], config.temperature)
             if config.weight_follow:
                 losses["follow"] = config.weight_follow * follow(gen, disc)
-            losses["ce"] = config.weight_ce * self._answer_loss(prepared, states)
+            losses["ce"] = config.weight_ce * self._answer_loss(prepared, states, starts)
         return losses
 
-    def _answer_loss(self, prepared: Prepared, states: Tensor) -> Tensor:
+    def _answer_loss(
+        self, prepared: Prepared, states: Tensor, starts: npt.NDArray[np.int64]
+    ) -> Tensor:
         picked: list[Tensor] = []
         targets: list[int] = []
         for row, prompt in enumerate(prepared.prompts):
-            start = prepared.learn_from[row]
-            picked.append(states[row, start - 1 : len(prompt.ids) - 1])
-            targets += prompt.ids[start:].tolist()
+            learned = prepared.learn_from[row]
+            first, last = starts[row] + learned - 1, starts[row] + len(prompt.ids) - 1
+            picked.append(states[first:last])
+            targets += prompt.ids[learned:].tolist()
         target = torch.tensor(targets, device=states.device)
         return next_token_loss(torch.cat(picked), target, self.model.lm_head.weight)
 
@@ -320,6 +336,13 @@ class Trainer:
     def _log(self, row: dict[str, Any]) -> None:
         with (self.run / "log.jsonl").open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(row) + "\n")
+
+
+def has_bf16(device: str) -> bool:
+    """Whether matrix products in bfloat16 are faster there than in float32."""
+    if device.startswith("cpu"):
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return torch.cuda.is_bf16_supported()
 
 
 def save_weights(model: Any, directory: Path, dtype: torch.dtype) -> None:
