@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import ume_core
@@ -253,6 +254,27 @@ def test_optimums_own_entry_point_makes_the_same_graphs(exported: Path, tmp_path
     found = OnnxEmbedder(ours, unchecked=True).embed(many()).vectors("disc")
     expected = OnnxEmbedder(exported).embed(many()).vectors("disc")
     assert np.abs(found - expected).max() <= 1e-5
+
+
+@pytest.mark.parametrize("source", ["published in bfloat16", "stored in float32"])
+def test_bfloat16_graphs_are_checked_but_for_their_rounding(
+    source: str, checkpoint: Make, tmp_path: Path
+) -> None:
+    directory = tmp_path / "bfloat16"
+    model = ume_nano.path() if source.startswith("published") else checkpoint("qwen2_5_vl")
+    assert main(["export", str(model), str(directory), "--precision", "bfloat16"]) == 0
+    parity = json.loads((directory / graphs.MANIFEST).read_text())["parity"]
+    assert parity["max_difference"] <= 1e-5 == parity["bound"]
+    assert parity["arithmetic"] == "float32"
+    for graph in (graphs.VISION, graphs.TEXT):
+        types = {
+            t.data_type for t in onnx.load(str(directory / "onnx" / f"{graph}.onnx")).graph.initializer
+            if len(t.dims) == 2 and t.dims[0] > 3
+        }  # fmt: skip
+        assert types == {onnx.TensorProto.BFLOAT16}
+    with pytest.raises(InvalidOption, match="cannot multiply on a CPU.*float32"):
+        OnnxEmbedder(directory)
+    assert [p.name for p in tmp_path.iterdir()] == ["bfloat16"]  # no twin is left
 
 
 @pytest.mark.parametrize("precision", ["int8", "float16"])

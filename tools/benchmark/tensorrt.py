@@ -30,7 +30,9 @@ def main() -> int:
     """Returns 0 when engines were built, passed and were measured; 3 when nothing could run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", nargs="?", default="ume-nano")
-    parser.add_argument("--precision", default="float32", choices=("float32", "float16"))
+    parser.add_argument(
+        "--precision", default="float32", choices=("float32", "bfloat16", "float16")
+    )
     parser.add_argument("--profiles", default="low-latency")
     parser.add_argument("--rounds", type=int, default=100)
     args = parser.parse_args()

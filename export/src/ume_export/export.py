@@ -74,8 +74,14 @@ def _export_into(
     logging.getLogger("optimum").setLevel(logging.ERROR)
     folder.mkdir()
     graphs = {graph: folder / f"{graph}.onnx" for graph in (VISION, TEXT)}
+    loaded.lm_head = None
     for graph, path in graphs.items():
-        optimum_export(loaded, onnx_config(graph, loaded.config), path, opset=opset)
+        config = onnx_config(graph, loaded.config)
+        # Optimum's fix of axes loads the graph once more, which ONNX Runtime on a CPU cannot for
+        # bfloat16; our configurations name every axis that is not fixed.
+        optimum_export(loaded, config, path, opset=opset, disable_dynamic_axes_fix=True)
+        if graph == VISION:  # the text graph's turn needs the memory
+            loaded.model.visual = None
     del loaded
     for graph, path in graphs.items():
         check_operators(path, graph)

@@ -6,6 +6,7 @@ place still score a cosine above 0.99 (the negative controls are tests).
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ import numpy as np
 from ume_core.items import Image, Item, ItemLike, Text, Video
 from ume_core.loading import LoadOptions
 from ume_core.results import Vectors
-from ume_onnxruntime.engine import OnnxEmbedder
+from ume_export.bfloat16 import on_cpu, rounded
 from ume_torch.engine import TorchEmbedder
 
-# Largest difference allowed of unit vectors. float32 is rounding; float16 and int8 are what such
-# arithmetic costs. bfloat16 is missing: ONNX Runtime has no such MatMul on a CPU, where parity is
-# checked.
-BOUNDS = {"float32": 1e-5, "float16": 5e-3, "int8": 1e-1}
+# Largest difference allowed of unit vectors. float32 is rounding, and so is bfloat16, whose graphs
+# are checked in float32 arithmetic (`ume_export.bfloat16`); float16 and int8 are what such
+# arithmetic costs.
+BOUNDS = {"float32": 1e-5, "bfloat16": 1e-5, "float16": 5e-3, "int8": 1e-1}
 
 
 def samples() -> dict[str, list[ItemLike]]:
@@ -52,14 +53,16 @@ def samples() -> dict[str, list[ItemLike]]:
 
 def check_parity(checkpoint: Path, exported: Path, precision: str) -> dict[str, Any]:
     """Compare, in float32 on the torch side; the manifest's `parity`."""
-    reference = TorchEmbedder(checkpoint, LoadOptions(dtype="float32", device="cpu"))
-    vectors = {name: reference.embed(items).vectors("disc") for name, items in samples().items()}
+    with rounded(checkpoint) if precision == "bfloat16" else nullcontext(checkpoint) as weights:
+        reference = TorchEmbedder(weights, LoadOptions(dtype="float32", device="cpu"))
+    wanted = {name: reference.embed(items).vectors("disc") for name, items in samples().items()}
     del reference  # a 2B model is not held twice
-    ours = OnnxEmbedder(exported, LoadOptions(device="cpu"), unchecked=True)
     cases: dict[str, dict[str, float]] = {}
-    for name, items in samples().items():
-        cases[name] = compare(vectors[name], ours.embed(items).vectors("disc"))
-    return summary(cases, BOUNDS[precision])
+    with on_cpu(exported, precision) as ours:
+        for name, items in samples().items():
+            cases[name] = compare(wanted[name], ours.embed(items).vectors("disc"))
+    arithmetic = {"arithmetic": "float32"} if precision == "bfloat16" else {}
+    return summary(cases, BOUNDS[precision]) | arithmetic
 
 
 def summary(cases: dict[str, dict[str, float]], bound: float) -> dict[str, Any]:

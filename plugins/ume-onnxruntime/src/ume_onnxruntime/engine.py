@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ume_core.errors import InvalidOption
 from ume_core.loading import LoadOptions
 from ume_core.qwen.exported import ExportedEmbedder
 from ume_core.qwen.graphs import TEXT, VISION, Arrays, Floats
@@ -28,12 +29,17 @@ class OnnxEmbedder(ExportedEmbedder):
             unchecked: load it before its parity was checked; only that check itself does.
 
         Raises:
-            CheckpointError: it is none, or damaged. InvalidOption: the provider cannot be had, or
-                a dtype was asked for that the export does not have.
+            CheckpointError: it is none, or damaged. InvalidOption: the provider cannot be had or
+                does not compute the export's precision, or another dtype was asked for.
         """
         options = options or LoadOptions()
         self.provider = choose_provider(options.provider, options.device)
         super().__init__(model, options, unchecked=unchecked)
+        if self.provider == "cpu" and self.manifest.precision == "bfloat16":
+            raise InvalidOption(
+                f"{self.directory} is bfloat16, which ONNX Runtime cannot multiply on a CPU",
+                fix="use device='cuda' or engine='tensorrt', or export with --precision float32",
+            )
         if self.provider != "cpu":  # larger products pay there
             self.pack_tokens = 2048
         cache = self.directory / "engines"

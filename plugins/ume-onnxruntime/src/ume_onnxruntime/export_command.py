@@ -11,7 +11,7 @@ from pathlib import Path
 from ume_core.errors import EngineUnavailable
 from ume_core.loading import locate
 
-PRECISIONS = ("float32", "float16", "int8")
+PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

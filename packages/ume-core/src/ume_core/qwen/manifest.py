@@ -21,7 +21,7 @@ class Manifest:
     Attributes:
         model: the name it was exported from. weights: digest of the checkpoint, so
             that float32 vectors compare with ume-torch's. precision: of the graphs (`float32`,
-            `float16` or `int8`). opset: of the graphs.
+            `bfloat16`, `float16` or `int8`). opset: of the graphs.
         inputs: per graph, its inputs' names, element types and axes (numbers are fixed).
         graphs: digest of the graph files (see `files_digest`).
         parity: what the export measured (see ume-export).

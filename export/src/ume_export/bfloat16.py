@@ -1,0 +1,98 @@
+"""Checking bfloat16 graphs where nothing multiplies bfloat16 matrices: on a CPU.
+
+ONNX Runtime has no such MatMul there. What can be checked is everything but the rounding between
+the operators: the same graph, its weights as stored and its arithmetic in float32, against ume-torch
+in float32 on the same rounded weights. Nothing may differ then beyond float32's own rounding.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, numpy_helper
+from safetensors.torch import load_file, save_file
+
+from ume_core.loading import LoadOptions
+from ume_core.qwen.checkpoint import find_checkpoint
+from ume_core.qwen.graphs import TEXT, VISION
+from ume_core.qwen.manifest import Manifest
+from ume_onnxruntime.engine import OnnxEmbedder
+
+
+@contextmanager
+def on_cpu(directory: Path, precision: str) -> Iterator[OnnxEmbedder]:
+    """An export on ONNX Runtime's CPU, checked or not; bfloat16's as its float32 twin."""
+    options = LoadOptions(device="cpu")
+    if precision != "bfloat16":
+        yield OnnxEmbedder(directory, options, unchecked=True)
+        return
+    with TemporaryDirectory(dir=directory.parent, prefix=".float32-") as twin:
+        write_twin(directory, Path(twin))
+        yield OnnxEmbedder(twin, options, unchecked=True)
+
+
+def write_twin(directory: Path, twin: Path) -> None:
+    """The export with bfloat16 replaced by float32, its weights being the same numbers."""
+    for path in directory.iterdir():
+        if path.is_file():
+            shutil.copyfile(path, twin / path.name)
+    replace(Manifest.read(directory, unchecked=True), precision="float32").write(twin)
+    (twin / "onnx").mkdir()
+    for graph in (VISION, TEXT):
+        model = onnx.load(str(directory / "onnx" / f"{graph}.onnx"))
+        _widen(model.graph)
+        target = twin / "onnx" / f"{graph}.onnx"
+        large = sum(t.ByteSize() for t in model.graph.initializer) > 1 << 30
+        onnx.save(
+            model, str(target), save_as_external_data=large, location=f"{graph}.onnx_data"
+        )  # one file, below protobuf's 2 GB where it can be
+
+
+def _widen(graph: onnx.GraphProto) -> None:
+    for tensor in graph.initializer:
+        _widen_tensor(tensor)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "to" and attribute.i == TensorProto.BFLOAT16:
+                attribute.i = TensorProto.FLOAT
+            elif attribute.HasField("t"):
+                _widen_tensor(attribute.t)
+    del graph.value_info[:]  # the types inferred for bfloat16; the graph stands without them
+
+
+def _widen_tensor(tensor: onnx.TensorProto) -> None:
+    if tensor.data_type == TensorProto.BFLOAT16:
+        values = numpy_helper.to_array(tensor).astype(np.float32)
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
+@contextmanager
+def rounded(checkpoint: Path) -> Iterator[Path]:
+    """The checkpoint with its weights rounded to bfloat16; itself where they are stored so."""
+    found = find_checkpoint(checkpoint)
+    shards = {path.name: path for path in found.weight_files()}
+    if all(_is_bfloat16(path) for path in shards.values()):
+        yield checkpoint
+        return
+    with TemporaryDirectory(prefix="ume-export-") as folder:
+        for path in (p for p in checkpoint.iterdir() if p.is_file() and p.name not in shards):
+            shutil.copyfile(path, Path(folder, path.name))
+        for name, path in shards.items():
+            weights = {key: value.to(torch.bfloat16) for key, value in load_file(path).items()}
+            save_file(weights, Path(folder, name), metadata={"format": "pt"})
+        yield Path(folder)
+
+
+def _is_bfloat16(path: Path) -> bool:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return all(file.get_slice(key).get_dtype() == "BF16" for key in file.keys())  # noqa: SIM118
