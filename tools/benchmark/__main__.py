@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
+import os
 import platform
 import sys
 import time
@@ -94,7 +95,9 @@ def _hardware(device: str) -> str:
         if line.startswith("model name")
     ]
     flags = torch.backends.cpu.get_cpu_capability()
-    return f"{names[0] if names else platform.machine()}, {len(names)} cores, {flags}"
+    # Those this process may use: `taskset -c 0 tools/bench` measures one.
+    cores = len(os.sched_getaffinity(0))
+    return f"{names[0] if names else platform.machine()}, {cores} core{'s' * (cores > 1)}, {flags}"
 
 
 def _versions() -> dict[str, str]:

@@ -1,8 +1,8 @@
 """Checking bfloat16 graphs where nothing multiplies bfloat16 matrices: on a CPU.
 
 ONNX Runtime has no such MatMul there. What can be checked is everything but the rounding between
-the operators: the same graph, its weights as stored and its arithmetic in float32, against ume-torch
-in float32 on the same rounded weights. Nothing may differ then beyond float32's own rounding.
+the operators: the same graph, its weights as stored and its arithmetic in float32, against
+ume-torch in float32 on the same rounded weights. Then nothing may differ but float32's rounding.
 """
 
 from __future__ import annotations

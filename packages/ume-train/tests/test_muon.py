@@ -23,10 +23,9 @@ def test_singular_values_come_near_one_and_directions_stay(shape: tuple[int, int
 def test_it_steps_as_torch_does() -> None:
     torch.manual_seed(0)
     start = [torch.randn(8, 8), torch.randn(8, 24), torch.randn(8, 24), torch.randn(24, 8)]
-    settings = {"lr": 0.02, "weight_decay": 0.1, "momentum": 0.95}
     ours, theirs = ([w.clone().requires_grad_() for w in start] for _ in range(2))
-    ourselves = Muon(ours, **settings, dtype=torch.float32)
-    torchs = torch.optim.Muon(theirs, **settings)
+    ourselves = Muon(ours, lr=0.02, weight_decay=0.1, momentum=0.95, dtype=torch.float32)
+    torchs = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, momentum=0.95)
     for _ in range(5):
         for a, b in zip(ours, theirs, strict=True):
             b.grad = torch.randn_like(b)
