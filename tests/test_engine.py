@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,19 @@ def test_bf16_stays_near_float32_and_says_so(checkpoint: Make, engine: TorchEmbe
     assert half.signature("disc").differences(engine.signature("disc")) == [
         "dtype: bfloat16 != float32"
     ]
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bf16_where_the_cpu_has_none_is_said_to_be_slow(
+    native: bool, checkpoint: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ume_torch.engine.cpu_has_bfloat16", lambda: native)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        TorchEmbedder(checkpoint("qwen2_vl"), LoadOptions(dtype="bfloat16", device="cpu"))
+        TorchEmbedder(checkpoint("qwen2_vl"), LoadOptions(device="cpu"))
+    slow = [str(w.message) for w in said if "no bfloat16 matrices" in str(w.message)]
+    assert len(slow) == (0 if native else 1)
 
 
 def test_prompt_policy_and_order_change_vectors_and_signature(checkpoint: Make) -> None:

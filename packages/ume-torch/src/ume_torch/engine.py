@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +22,7 @@ from ume_core.signature import Mode
 from ume_torch.checkpoint import load_model
 from ume_torch.gen_cache import GenCache
 from ume_torch.generate import Row, Rules
-from ume_torch.linear import pack_linears
+from ume_torch.linear import cpu_has_bfloat16, pack_linears
 from ume_torch.runner import Generated, Runner
 
 _ALL_MODES: frozenset[Mode] = frozenset({"disc", "gen", "both"})
@@ -197,6 +198,13 @@ def _device(device: str) -> str:
 def _dtype(dtype: str, device: str) -> str:
     if dtype == "auto":
         return "bfloat16" if device.startswith("cuda") else "float32"
+    if dtype == "bfloat16" and device == "cpu" and not cpu_has_bfloat16():
+        warnings.warn(
+            "ume_torch: this CPU multiplies no bfloat16 matrices (it has no AVX-512), so bfloat16 "
+            'is several times slower than float32 here. Fix: dtype="float32"',
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return dtype
 
 

@@ -42,7 +42,12 @@ def packed(linear: nn.Linear) -> nn.Module:
     if not hasattr(operators, "_reorder_linear_weight"):
         return linear
     dtypes = {torch.float32}
-    supported = getattr(operators, "_is_mkldnn_bf16_supported", None)
-    if supported is not None and supported():  # not on a CPU without AVX-512
+    if cpu_has_bfloat16():
         dtypes.add(torch.bfloat16)
     return PackedLinear(linear) if linear.weight.dtype in dtypes else linear
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether torch multiplies bfloat16 matrices natively on this CPU; not without AVX-512."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return supported is not None and bool(supported())

@@ -33,6 +33,7 @@ from ume_core.qwen.checkpoint import find_checkpoint
 from ume_core.qwen.prepare import Preparer
 from ume_core.qwen.render import Rendered
 from ume_torch.checkpoint import load_model
+from ume_torch.linear import cpu_has_bfloat16
 from ume_train.data import Example, PairBatch, PairSource
 from ume_train.forward import prompt_states
 from ume_train.losses import follow, info_nce, next_token_loss, teacher_nce
@@ -341,7 +342,7 @@ class Trainer:
 def has_bf16(device: str) -> bool:
     """Whether matrix products in bfloat16 are faster there than in float32."""
     if device.startswith("cpu"):
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        return cpu_has_bfloat16()
     return torch.cuda.is_bf16_supported()
 
 
