@@ -7,6 +7,7 @@ ume-torch in float32 on the same rounded weights. Then nothing may differ but fl
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ def on_cpu(directory: Path, precision: str) -> Iterator[OnnxEmbedder]:
     if precision != "bfloat16":
         yield OnnxEmbedder(directory, options, unchecked=True)
         return
-    with TemporaryDirectory(dir=directory.parent, prefix=".float32-") as twin:
+    with TemporaryDirectory(dir=directory, prefix=".float32-") as twin:  # where room was made
         write_twin(directory, Path(twin))
         yield OnnxEmbedder(twin, options, unchecked=True)
 
@@ -50,7 +51,7 @@ def write_twin(directory: Path, twin: Path) -> None:
         model = onnx.load(str(directory / "onnx" / f"{graph}.onnx"))
         _widen(model.graph)
         target = twin / "onnx" / f"{graph}.onnx"
-        large = sum(t.ByteSize() for t in model.graph.initializer) > 1 << 30
+        large = sum(4 * math.prod(t.dims) for t in model.graph.initializer) > 1 << 30
         onnx.save(
             model, str(target), save_as_external_data=large, location=f"{graph}.onnx_data"
         )  # one file, below protobuf's 2 GB where it can be
@@ -71,23 +72,32 @@ def _widen(graph: onnx.GraphProto) -> None:
 def _widen_tensor(tensor: onnx.TensorProto) -> None:
     if tensor.data_type == TensorProto.BFLOAT16:
         values = numpy_helper.to_array(tensor).astype(np.float32)
-        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+        # In place: a message of its own could not hold the 2.2 GB of a 7B's embeddings.
+        tensor.ClearField("int32_data")
+        tensor.data_type = TensorProto.FLOAT
+        tensor.raw_data = values.tobytes()
 
 
 @contextmanager
-def rounded(checkpoint: Path) -> Iterator[Path]:
-    """The checkpoint with its weights rounded to bfloat16; itself where they are stored so."""
+def rounded(checkpoint: Path, room: Path) -> Iterator[Path]:
+    """The checkpoint with its weights rounded to bfloat16; itself where they are stored so.
+
+    Args:
+        room: a directory with room for the weights.
+    """
     found = find_checkpoint(checkpoint)
-    shards = {path.name: path for path in found.weight_files()}
-    if all(_is_bfloat16(path) for path in shards.values()):
+    weights = found.weight_files()
+    shards = [path for path in weights if path.suffix == ".safetensors"]
+    if all(_is_bfloat16(path) for path in shards):
         yield checkpoint
         return
-    with TemporaryDirectory(prefix="ume-export-") as folder:
-        for path in (p for p in checkpoint.iterdir() if p.is_file() and p.name not in shards):
-            shutil.copyfile(path, Path(folder, path.name))
-        for name, path in shards.items():
-            weights = {key: value.to(torch.bfloat16) for key, value in load_file(path).items()}
-            save_file(weights, Path(folder, name), metadata={"format": "pt"})
+    with TemporaryDirectory(dir=room, prefix=".rounded-") as folder:
+        for path in (*found.side_files(), *weights):
+            if path not in shards:
+                shutil.copyfile(path, Path(folder, path.name))
+        for path in shards:
+            tensors = {key: value.to(torch.bfloat16) for key, value in load_file(path).items()}
+            save_file(tensors, Path(folder, path.name), metadata={"format": "pt"})
         yield Path(folder)
 
 

@@ -128,7 +128,7 @@ def _peak(checkpoint: Checkpoint) -> int:
     14.5 in float16, where 8.8 are the weights in float32.
     """
     parameters = 0
-    for path in checkpoint.weight_files():
+    for path in (p for p in checkpoint.weight_files() if p.suffix == ".safetensors"):
         with safe_open(path, "numpy") as file:
             for key in file.keys():  # noqa: SIM118
                 parameters += math.prod(file.get_slice(key).get_shape())

@@ -53,7 +53,8 @@ def samples() -> dict[str, list[ItemLike]]:
 
 def check_parity(checkpoint: Path, exported: Path, precision: str) -> dict[str, Any]:
     """Compare, in float32 on the torch side; the manifest's `parity`."""
-    with rounded(checkpoint) if precision == "bfloat16" else nullcontext(checkpoint) as weights:
+    half = precision == "bfloat16"
+    with rounded(checkpoint, exported) if half else nullcontext(checkpoint) as weights:
         reference = TorchEmbedder(weights, LoadOptions(dtype="float32", device="cpu"))
     wanted = {name: reference.embed(items).vectors("disc") for name, items in samples().items()}
     del reference  # a 2B model is not held twice
@@ -61,7 +62,7 @@ def check_parity(checkpoint: Path, exported: Path, precision: str) -> dict[str, 
     with on_cpu(exported, precision) as ours:
         for name, items in samples().items():
             cases[name] = compare(wanted[name], ours.embed(items).vectors("disc"))
-    arithmetic = {"arithmetic": "float32"} if precision == "bfloat16" else {}
+    arithmetic = {"arithmetic": "float32"} if half else {}
     return summary(cases, BOUNDS[precision]) | arithmetic
 
 

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image as PILImage
 
@@ -119,3 +120,14 @@ def test_prompts_of_any_lengths_train_on_the_states_each_has_alone(tmp_path: Pat
         alone = torch.cat([prompt_states(trainer.model, [p], pad) for p in prompts])
     assert together.shape == alone.shape
     assert (together - alone).abs().max() < 1e-4  # states are not normalised
+
+
+def test_a_resumed_run_keeps_its_arithmetic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(ume_nano.path(), tmp_path / "model")
+    monkeypatch.setattr("ume_train.sft.has_bf16", lambda device: False)
+    Trainer(tmp_path, Source(), SFTConfig(steps=8)).save()
+    monkeypatch.setattr("ume_train.sft.has_bf16", lambda device: True)
+    assert Trainer(tmp_path, Source(), SFTConfig(steps=8)).bf16 is False
+    assert Trainer(tmp_path, Source(), SFTConfig(steps=8, bf16=True)).bf16 is True

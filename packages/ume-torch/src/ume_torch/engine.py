@@ -200,8 +200,8 @@ def _dtype(dtype: str, device: str) -> str:
         return "bfloat16" if device.startswith("cuda") else "float32"
     if dtype == "bfloat16" and device == "cpu" and not cpu_has_bfloat16():
         warnings.warn(
-            "ume_torch: this CPU multiplies no bfloat16 matrices (it has no AVX-512), so bfloat16 "
-            'is several times slower than float32 here. Fix: dtype="float32"',
+            "ume_torch: this CPU multiplies no bfloat16 matrices natively, which makes bfloat16 "
+            'several times slower than float32. Fix: dtype="float32"',
             RuntimeWarning,
             stacklevel=2,
         )

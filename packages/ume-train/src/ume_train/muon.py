@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from torch import Tensor
 # Coefficients and number of iterations: github.com/KellerJordan/Muon @f90a42b, as in torch.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
+# Numbers of one batch: large matrices go one by one, as the memory of a few copies matters there.
+_BATCH = 1 << 24
 
 
 class Muon(torch.optim.Optimizer):
@@ -50,13 +53,17 @@ class Muon(torch.optim.Optimizer):
                 if matrix.grad is not None:
                     shapes[tuple(matrix.shape)].append(matrix)
             for (rows, columns), alike in shapes.items():
-                made = orthogonal(
-                    torch.stack([self._momentum(m, group["momentum"]) for m in alike]), self._dtype
-                )
-                rate = group["lr"] * max(1.0, rows / columns) ** 0.5
-                for matrix, update in zip(alike, made, strict=True):
-                    matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                    matrix.add_(update, alpha=-rate)
+                most = max(1, _BATCH // (rows * columns))
+                for start in range(0, len(alike), most):
+                    self._step(alike[start : start + most], group)
+
+    def _step(self, alike: list[Tensor], group: dict[str, Any]) -> None:
+        rows, columns = alike[0].shape
+        moved = torch.stack([self._momentum(m, group["momentum"]) for m in alike])
+        rate = group["lr"] * max(1.0, rows / columns) ** 0.5
+        for matrix, update in zip(alike, orthogonal(moved, self._dtype), strict=True):
+            matrix.mul_(1 - group["lr"] * group["weight_decay"])
+            matrix.add_(update, alpha=-rate)
 
     def _momentum(self, matrix: Tensor, momentum: float) -> Tensor:
         """Nesterov's."""

@@ -57,7 +57,7 @@ class SFTConfig:
             off by default, draws each gen vector to its own row's disc vector (`losses.follow`).
         save_every, log_every: steps. device: a torch device string.
         bf16: autocast matrix products to bfloat16; weights and states stay float32. None: where
-            the device computes them; a CPU without AVX-512 takes ten times as long for them.
+            the device computes them natively; a run that is resumed goes on as it began.
     """
 
     steps: int
@@ -107,10 +107,13 @@ class Trainer:
         }
         self.tokenizer = self.preparers["blank"].tokenizer
         self.model = load_model(self.checkpoint, config.device, "float32", "sdpa").train()
-        self.bf16 = has_bf16(config.device) if config.bf16 is None else config.bf16
+        state = self._saved()
+        # A resumed run keeps its arithmetic, also on another machine.
+        known = [config.bf16, state and state["config"]["bf16"], has_bf16(config.device)]
+        self.bf16 = next(bool(choice) for choice in known if choice is not None)
         self.optimizers = self._optimizers()
         self.step = 0
-        self._resume()
+        self._resume(state)
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         matrices: list[Tensor] = []
@@ -310,17 +313,21 @@ class Trainer:
             "step": self.step,
             "optimizers": [o.state_dict() for o in self.optimizers],
             "weights": self.model.state_dict(),
-            "config": asdict(self.config),
+            "config": asdict(replace(self.config, bf16=self.bf16)),
         }
         temporary = self.run / "state.tmp"
         torch.save(state, temporary)
         save_weights(self.model, self.run / "model", torch.float32)
         os.replace(temporary, self.run / "state.pt")
 
-    def _resume(self) -> None:
+    def _saved(self) -> dict[str, Any] | None:
         path = self.run / "state.pt"
-        if path.is_file():
-            state = torch.load(path, map_location=self.config.device, weights_only=True)
+        if not path.is_file():
+            return None
+        return torch.load(path, map_location=self.config.device, weights_only=True)
+
+    def _resume(self, state: dict[str, Any] | None) -> None:
+        if state is not None:
             self.model.load_state_dict(state["weights"])
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 peaks = [g["peak"] for g in optimizer.param_groups]
@@ -340,10 +347,11 @@ class Trainer:
 
 
 def has_bf16(device: str) -> bool:
-    """Whether matrix products in bfloat16 are faster there than in float32."""
+    """Whether the device computes matrix products in bfloat16 natively."""
     if device.startswith("cpu"):
         return cpu_has_bfloat16()
-    return torch.cuda.is_bf16_supported()
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def save_weights(model: Any, directory: Path, dtype: torch.dtype) -> None:
