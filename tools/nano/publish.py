@@ -1,5 +1,8 @@
 """Turn a finished run into the embedded model: `python -m tools.nano.publish [--run DIR]`.
 
+`--average DIR` takes the mean of the run's weights and of the checkpoint's in DIR that it started
+from: each run ends somewhere else around a good place, and between two of them is often better than
+either (stochastic weight averaging, Izmailov et al., 2018).
 Writes bfloat16 weights beside tokenizer and settings into packages/ume-nano, measures that very
 directory with `tools.nano.evaluate`, and writes the model card with the numbers.
 """
@@ -37,11 +40,12 @@ def main() -> None:
     """Publish, measure, describe."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, default=CACHE / "run")
+    parser.add_argument("--average", type=Path, help="a checkpoint to take the mean with")
     parser.add_argument("--card-only", action="store_true", help="from stored numbers")
     args = parser.parse_args()
     target = ume_nano.path()
     if not args.card_only:
-        _weights(args.run, target)
+        _weights(args.run, target, args.average)
         command = [sys.executable, "-m", "tools.nano.evaluate", "--json", str(NUMBERS)]
         subprocess.run(command, cwd=ROOT, check=True)
         ablation = [sys.executable, "-m", "tools.nano.ablation", "--json", str(NUMBERS)]
@@ -50,9 +54,12 @@ def main() -> None:
     (target / "README.md").write_text(card(found), "utf-8")
 
 
-def _weights(run: Path, target: Path) -> None:
+def _weights(run: Path, target: Path, average: Path | None) -> None:
     source = run / "model"
     model = load_model(find_checkpoint(source), "cpu", "float32", "sdpa")
+    if average is not None:
+        other = load_model(find_checkpoint(average), "cpu", "float32", "sdpa").state_dict()
+        model.load_state_dict({k: (v + other[k]) / 2 for k, v in model.state_dict().items()})
     if target.exists():
         shutil.rmtree(target)
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.safetensors", "*.tmp"))
