@@ -3,6 +3,7 @@
 `--average DIR` takes the mean of the run's weights and of the checkpoint's in DIR that it started
 from: each run ends somewhere else around a good place, and between two of them is often better than
 either (stochastic weight averaging, Izmailov et al., 2018).
+
 Writes bfloat16 weights beside tokenizer and settings into packages/ume-nano, measures that very
 directory with `tools.nano.evaluate`, and writes the model card with the numbers.
 """

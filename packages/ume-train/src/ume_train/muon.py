@@ -1,8 +1,8 @@
 """Muon: momentum whose update of a matrix is made nearly orthogonal (Jordan et al., 2024).
 
 As `torch.optim.Muon` (2.12), with two differences that matter on a CPU: the Newton-Schulz products
-run in a dtype of the caller's choice, since torch's fixed bfloat16 took three quarters of a step of
-ume-nano on a CPU without such products (AVX2: 11 of 14 s), and matrices of one shape are one batch.
+run in a dtype of the caller's choice, since torch's fixed bfloat16 took two thirds of a step of
+ume-nano on a CPU without such products (AVX2: 8 of 12 s), and matrices of one shape are one batch.
 """
 
 from __future__ import annotations
