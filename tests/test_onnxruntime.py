@@ -21,6 +21,7 @@ import ume_nano
 from ume_core import CheckpointError, Image, InvalidOption, LoadOptions, ModeNotSupported, Video
 from ume_core.qwen import exported as exported_module
 from ume_core.qwen import graphs
+from ume_core.qwen.prefix import Prefix
 from ume_core.testing import EmbedderContract
 from ume_core.testing.contract import mixed_items, picture
 from ume_onnxruntime import OnnxEmbedder, sessions
@@ -66,6 +67,45 @@ def test_vectors_equal_ume_torchs_and_share_its_signature(
         ]
 
 
+def test_what_all_prompts_begin_with_is_not_computed(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[str, Any]] = []
+    run_graph = OnnxEmbedder.run_graph
+
+    def counting(engine: OnnxEmbedder, graph: str, arrays: Any) -> Any:
+        ran.append((graph, arrays))
+        return run_graph(engine, graph, arrays)
+
+    monkeypatch.setattr(OnnxEmbedder, "run_graph", counting)
+    engine = OnnxEmbedder(exported)
+    prefix = json.loads((exported / graphs.MANIFEST).read_text())["prefix"]
+    text = engine.embed(["a dog"])
+    ((graph, arrays),) = ran  # the blank picture is not computed either
+    assert graph == graphs.TEXT and set(arrays["prefix_tokens"]) == {len(prefix["ids"])}
+    tokens = text.records[0].prompt_tokens
+    assert tokens is not None and len(arrays["input_ids"]) == tokens - len(prefix["ids"])
+    engine.embed([Image(picture(1)), Image(picture(2))])
+    (before_blank,) = map(int, prefix["media"])
+    assert set(ran[-1][1]["prefix_tokens"]) == {before_blank}
+    expected = engine.embed(many()).vectors("disc")
+    # Text-only prompts now begin otherwise and are computed whole, beside those with media.
+    monkeypatch.setattr(engine, "_prefix", Prefix(tuple(prefix["ids"]), {before_blank: "another"}))
+    ran.clear()
+    assert np.abs(engine.embed(many()).vectors("disc") - expected).max() <= 1e-5
+    seen = {
+        int(n) for graph, arrays in ran if graph == graphs.TEXT for n in arrays["prefix_tokens"]
+    }
+    assert seen == {0, before_blank}
+
+
+def test_prompts_without_the_blank_picture_equal_ume_torchs(exported: Path) -> None:
+    options = LoadOptions(text_only="plain")
+    ours, theirs = OnnxEmbedder(exported, options), TorchEmbedder(ume_nano.path(), options)
+    found, expected = ours.embed(many()), theirs.embed(many())
+    assert np.abs(found.vectors("disc") - expected.vectors("disc")).max() <= 1e-5
+
+
 def _rolled(layout: Any, media: Any) -> Any:
     arrays = graphs.VisionLayout.arrays(layout, media)
     return arrays | {"cos": np.roll(arrays["cos"], 1, 0), "sin": np.roll(arrays["sin"], 1, 0)}
@@ -89,8 +129,15 @@ def _one_before(*args: Any, **named: Any) -> Any:
     return arrays | {"embed_index": arrays["embed_index"] - 1}
 
 
+def _shorter_prefix(*args: Any, **named: Any) -> Any:
+    arrays = graphs.text_arrays(*args, **named)
+    return arrays | {"prefix_tokens": arrays["prefix_tokens"] - 1}
+
+
 @pytest.mark.parametrize(
-    "wrong", [_rolled, _no_windows, _flat_positions, _one_before], ids=lambda f: f.__name__
+    "wrong",
+    [_rolled, _no_windows, _flat_positions, _one_before, _shorter_prefix],
+    ids=lambda f: f.__name__,
 )
 def test_the_gate_catches_wrong_inputs_that_cosines_forgive(
     wrong: Callable[..., Any], exported_25: Path, checkpoint: Make, monkeypatch: pytest.MonkeyPatch
@@ -176,7 +223,9 @@ def test_what_is_no_export_says_how_to_make_one(exported: Path, tmp_path: Path) 
         ume_core.load("ume-nano", engine="onnxruntime")
     with pytest.raises(CheckpointError, match="ume export"):
         OnnxEmbedder("zhibinlan/UME-R1-2B")
-    for number, change in enumerate(({"parity": {"passed": False}}, {"format": 99}, {"x": 1})):
+    for number, change in enumerate(
+        ({"parity": {"passed": False}}, {"format": 99}, {"x": 1}, {"prefix": {}})
+    ):
         copy = tmp_path / str(number)
         shutil.copytree(exported, copy)
         manifest = json.loads((copy / graphs.MANIFEST).read_text()) | change

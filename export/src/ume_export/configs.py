@@ -7,6 +7,7 @@ produces that graph. A patcher puts the graph's forward in place of the model's 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,14 @@ from optimum.exporters.onnx.model_patcher import ModelPatcher
 from optimum.exporters.tasks import TasksManager
 from optimum.utils import NormalizedConfig
 
+from ume_core.qwen.checkpoint import find_checkpoint
 from ume_core.qwen.graphs import OUTPUTS, TEXT, TEXT_INPUTS, VISION, VisionLayout, text_arrays
 from ume_core.qwen.pack import build_pack
 from ume_core.qwen.patches import VisualInput
 from ume_core.qwen.positions import mrope_positions
+from ume_core.qwen.prefix import Prefix, prefix_prompt
 from ume_core.qwen.render import Rendered
-from ume_export.modules import TextEncoder, VisionEncoder
+from ume_export.modules import KeyValues, TextEncoder, VisionEncoder, key_values, vision_layout
 
 TASKS = {
     VISION: "discriminative-embedding-vision",
@@ -30,6 +33,8 @@ TASKS = {
 # Opset 20 is the newest that Optimum's exporter writes and that TensorRT's table covers; 23 has
 # Attention and RMSNormalization, of which parsers know the first only lately.
 OPSET = 20
+_PREFIX = "ume_prefix"  # attribute of a model that keeps it
+_HEAD = b"traced"  # key of the dummy prompts' head
 for _task in TASKS.values():
     TasksManager._TRANSFORMERS_TASKS_TO_MODEL_LOADERS.setdefault(
         _task, "AutoModelForImageTextToText"
@@ -40,8 +45,6 @@ _register = TasksManager.create_register("onnx", overwrite_existing=True)
 class _GraphPatcher(ModelPatcher):
     """While it lasts, calling the model calls one graph's module over the same weights."""
 
-    graph: type[torch.nn.Module]
-
     def __init__(self, config: Any, model: Any, model_kwargs: Any = None) -> None:  # noqa: ARG002
         model.forward = self.graph(model).forward
         # What Optimum adds for the model's own forward (`logits_to_keep`) is not ours.
@@ -51,13 +54,19 @@ class _GraphPatcher(ModelPatcher):
         super().__exit__(*error)
         del self._model.forward  # the class's own again
 
+    @abstractmethod
+    def graph(self, model: Any) -> torch.nn.Module:
+        """The module that takes the model's place."""
+
 
 class _VisionPatcher(_GraphPatcher):
-    graph = VisionEncoder
+    def graph(self, model: Any) -> torch.nn.Module:
+        return VisionEncoder(model)
 
 
 class _TextPatcher(_GraphPatcher):
-    graph = TextEncoder
+    def graph(self, model: Any) -> torch.nn.Module:
+        return TextEncoder(model, prefix_of(model)[1])
 
 
 class _DiscConfig(OnnxConfig):
@@ -70,9 +79,7 @@ class _DiscConfig(OnnxConfig):
     @property
     def layout(self) -> VisionLayout:
         """Of this checkpoint's vision tower."""
-        vision = self._config.vision_config
-        config = {"model_type": self._config.model_type, "vision_config": vision.to_dict()}
-        return VisionLayout.of(config)
+        return vision_layout(self._config)
 
 
 @_register("qwen2_vl", TASKS[VISION])
@@ -127,12 +134,12 @@ class QwenTextOnnxConfig(_DiscConfig):
         return {OUTPUTS[TEXT]: {0: "rows"}}
 
     def generate_dummy_inputs(self, framework: str = "pt", **_: Any) -> dict[str, Any]:
-        """Two prompts of different lengths, one with an image, that share a beginning."""
+        """Two prompts of different lengths, one with an image, that begin with the prefix."""
         visual = _noise(4, 6, 0)
         hidden = int(self._config.get_text_config().hidden_size)
         rng = np.random.default_rng(0)
         states = {visual.digest: rng.standard_normal((visual.tokens, hidden)).astype(np.float32)}
-        pack = build_pack([_prompt([8, visual, 4]), _prompt([13])])
+        pack = build_pack([_prompt([8, visual, 4]), _prompt([13])], stored={_HEAD})
         return _tensors(text_arrays(pack, states, hidden=hidden), framework)
 
 
@@ -140,6 +147,18 @@ def onnx_config(graph: str, config: Any) -> OnnxConfig:
     """A graph's `OnnxConfig` for a transformers config."""
     kind = {VISION: QwenVisionOnnxConfig, TEXT: QwenTextOnnxConfig}[graph]
     return kind(config, task=TASKS[graph])
+
+
+def prefix_of(model: Any) -> tuple[Prefix, KeyValues]:
+    """The prefix of a checkpoint's prompts; computed once per model, which needs its vision tower.
+
+    Args:
+        model: transformers' model, as loaded from a checkpoint.
+    """
+    if not hasattr(model, _PREFIX):
+        prompt = prefix_prompt(find_checkpoint(model.name_or_path))
+        setattr(model, _PREFIX, (Prefix.of(prompt), key_values(model, prompt)))
+    return getattr(model, _PREFIX)
 
 
 def _noise(h: int, w: int, seed: int) -> VisualInput:
@@ -156,7 +175,7 @@ def _prompt(spans: list[int | VisualInput]) -> Rendered:
         ids += [5] * (span if isinstance(span, int) else span.tokens)
     media = tuple(s for s in spans if not isinstance(s, int))
     return Rendered(
-        np.array(ids), mrope_positions(spans), media, tuple(starts), len(ids) - 1, 0, b""
+        np.array(ids), mrope_positions(spans), media, tuple(starts), len(ids) - 1, 3, _HEAD
     )
 
 

@@ -26,7 +26,7 @@ from ume_core.qwen.checkpoint import (
 )
 from ume_core.qwen.graphs import TEXT, VISION
 from ume_core.qwen.manifest import Manifest
-from ume_export.configs import OPSET, onnx_config
+from ume_export.configs import OPSET, onnx_config, prefix_of
 from ume_export.operators import check_operators
 from ume_export.parity import BOUNDS, check_parity
 from ume_torch.checkpoint import load_model
@@ -77,6 +77,7 @@ def _export_into(
     folder.mkdir()
     graphs = {graph: folder / f"{graph}.onnx" for graph in (VISION, TEXT)}
     loaded.lm_head = None
+    prefix, _ = prefix_of(loaded)
     for graph, path in graphs.items():
         config = onnx_config(graph, loaded.config)
         # Optimum's fix of axes loads the graph once more, which ONNX Runtime on a CPU cannot for
@@ -99,6 +100,7 @@ def _export_into(
         precision=precision,
         opset=opset,
         inputs={graph: _inputs(path) for graph, path in graphs.items()},
+        prefix=prefix.as_json(),
         graphs=files_digest(sorted(folder.iterdir())),
         parity={"passed": False},
         versions={

@@ -7,11 +7,24 @@ that token's.
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ume_core.qwen.graphs import VisionLayout
+from ume_core.qwen.render import Rendered
+
+
+@dataclass(frozen=True)
+class KeyValues:
+    """Of a prefix, rotated, float32: both (layers, heads, tokens, dim)."""
+
+    keys: Tensor
+    values: Tensor
 
 
 class VisionEncoder(nn.Module):
@@ -58,7 +71,8 @@ class VisionEncoder(nn.Module):
 class TextEncoder(nn.Module):
     """Prompts packed end to end to unit vectors (rows, hidden)."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, prefix: KeyValues | None = None) -> None:
+        """`prefix` is what prompts begin with that do not bring their head."""
         super().__init__()
         text = model.model.language_model
         self.text = text
@@ -66,11 +80,13 @@ class TextEncoder(nn.Module):
         self.sections: list[int] = list(rope["mrope_section"])
         self.scale = float(text.rotary_emb.attention_scaling)
         self.register_buffer("frequencies", text.rotary_emb.inv_freq.float(), persistent=False)
+        self.prefix = prefix
 
     def forward(
         self,
         input_ids: Tensor,
         position_ids: Tensor,
+        prefix_tokens: Tensor,
         place: Tensor,
         tree_start: Tensor,
         tree_end: Tensor,
@@ -79,36 +95,64 @@ class TextEncoder(nn.Module):
         embed_index: Tensor,
     ) -> Tensor:
         """See `ume_core.qwen.graphs.text_arrays` for the inputs."""
-        text = self.text
-        x = text.embed_tokens(input_ids)
+        x = self.text.embed_tokens(input_ids)
         visual = F.embedding(visual_index, visual_embeds).to(x.dtype)
         x = torch.where((visual_index > 0).unsqueeze(-1), visual, x)
-        cos, sin = self._rotations(position_ids, x.dtype)
-        bias = _bias(
+        cos, sin = self.rotations(position_ids, x.dtype)
+        allowed = (
             (place[None, :] <= place[:, None])
             & (tree_start[None, :] <= tree_start[:, None])
-            & (tree_start[:, None] < tree_end[None, :]),
-            x.dtype,
+            & (tree_start[:, None] < tree_end[None, :])
         )
-        for number, layer in enumerate(text.layers):
-            attn = layer.self_attn
-            normed = layer.input_layernorm(x)
-            k = _rotate(self._split(attn.k_proj(normed), attn), cos, sin)
-            v = self._split(attn.v_proj(normed), attn)
-            if number == len(text.layers) - 1:  # the needed tokens' queries alone
-                normed, x = normed[embed_index], x[embed_index]
-                cos, sin, bias = cos[embed_index], sin[embed_index], bias[embed_index]
-            q = _rotate(self._split(attn.q_proj(normed), attn), cos, sin)
-            x = x + attn.o_proj(_grouped(q, k, v, bias))
-            x = x + layer.mlp(layer.post_attention_layernorm(x))
-        state = text.norm(x).float()
+        prefix = self.prefix
+        if prefix is not None:
+            numbers = torch.arange(prefix.keys.shape[2], device=x.device)
+            allowed = torch.cat((numbers[None] < prefix_tokens[:, None], allowed), dim=1)
+        bias = _bias(allowed, x.dtype)
+        layers = self.text.layers
+        for number, layer in enumerate(layers):
+            # The last layer: the needed tokens' queries alone.
+            asked = embed_index if number == len(layers) - 1 else None
+            past = None if prefix is None else (prefix.keys[number], prefix.values[number])
+            x, _, _ = self.block(layer, x, cos, sin, bias, past, asked)
+        state = self.text.norm(x).float()
         return state / state.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+
+    def block(
+        self,
+        layer: Any,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        bias: Tensor,
+        past: tuple[Tensor, Tensor] | None = None,
+        asked: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The states behind one layer, of all tokens or those asked for, and its keys and values.
+
+        Args:
+            past: float32 keys and values (heads, tokens, dim) before these tokens' own.
+        """
+        attn = layer.self_attn
+        normed = layer.input_layernorm(x)
+        k = _rotate(self._split(attn.k_proj(normed), attn), cos, sin)
+        v = self._split(attn.v_proj(normed), attn)
+        if past is not None:
+            # Joined in float32: a constant of the graph's own type would be a rounded one.
+            k = torch.cat((past[0], k.float()), dim=1).to(k.dtype)
+            v = torch.cat((past[1], v.float()), dim=1).to(v.dtype)
+        if asked is not None:
+            normed, x = normed[asked], x[asked]
+            cos, sin, bias = cos[asked], sin[asked], bias[asked]
+        q = _rotate(self._split(attn.q_proj(normed), attn), cos, sin)
+        x = x + attn.o_proj(_grouped(q, k, v, bias))
+        return x + layer.mlp(layer.post_attention_layernorm(x)), k, v
 
     def _split(self, projected: Tensor, attn: Any) -> Tensor:
         """(tokens, heads * dim) -> (heads, tokens, dim)."""
         return projected.unflatten(-1, (-1, attn.head_dim)).transpose(0, 1)
 
-    def _rotations(self, position_ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def rotations(self, position_ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """cos, sin (tokens, dim): sections of frequencies turn by t, h and w."""
         parts: list[Tensor] = []
         start = 0
@@ -118,6 +162,33 @@ class TextEncoder(nn.Module):
             start += width
         angles = torch.cat([*parts, *parts], dim=-1)
         return (angles.cos() * self.scale).to(dtype), (angles.sin() * self.scale).to(dtype)
+
+
+def vision_layout(config: Any) -> VisionLayout:
+    """Of a transformers config."""
+    vision = config.vision_config.to_dict()
+    return VisionLayout.of({"model_type": config.model_type, "vision_config": vision})
+
+
+@torch.inference_mode()
+def key_values(model: Any, prompt: Rendered) -> KeyValues:
+    """A prompt's keys and values, computed in float32 whatever the model's dtype."""
+    encoder = TextEncoder(model)
+    x = encoder.text.embed_tokens(torch.from_numpy(prompt.ids)).float()
+    layout = vision_layout(model.config)
+    for start, visual in zip(prompt.media_starts, prompt.media, strict=True):
+        vision = copy.deepcopy(VisionEncoder(model)).float()
+        inputs = map(torch.from_numpy, layout.arrays([visual]).values())
+        (states,) = layout.states([visual], vision(*inputs).numpy())
+        x[start : start + visual.tokens] = torch.from_numpy(states)
+    cos, sin = encoder.rotations(torch.from_numpy(prompt.positions), x.dtype)
+    bias = _bias(torch.ones(len(x), len(x)).tril() > 0, x.dtype)
+    found: list[tuple[Tensor, Tensor]] = []
+    for layer in encoder.text.layers:  # widened one at a time
+        x, k, v = encoder.block(copy.deepcopy(layer).float(), x, cos, sin, bias)
+        found.append((k, v))
+    keys, values = zip(*found, strict=True)
+    return KeyValues(torch.stack(keys), torch.stack(values))
 
 
 def _bias(allowed: Tensor, dtype: torch.dtype) -> Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ume_core.errors import LimitExceeded
 from ume_core.loading import LoadOptions
-from ume_core.qwen.exported import ExportedEmbedder, packed_tokens
+from ume_core.qwen.exported import ExportedEmbedder
 from ume_core.qwen.graphs import TEXT, VISION, Arrays, Floats
 from ume_core.qwen.render import Rendered
 from ume_tensorrt.manifest import rebuild
@@ -66,7 +66,7 @@ class PlannedEmbedder(ExportedEmbedder):
     def fits(self, group: Sequence[Rendered], more: Rendered) -> bool:
         """As all exported engines, and within one profile."""
         return super().fits(group, more) and (
-            choose(TEXT, self.profiles[TEXT], _sizes([*group, more])) is not None
+            choose(TEXT, self.profiles[TEXT], self._sizes([*group, more])) is not None
         )
 
     def _check_room(self, rendered: Rendered, budget: int) -> None:
@@ -78,7 +78,7 @@ class PlannedEmbedder(ExportedEmbedder):
                     f"{NO_PROFILE} a picture of {patches:,} patches",
                     fix=f"change min_pixels or max_pixels, or {self._wider()}",
                 )
-        sizes = _sizes([rendered.until(rendered.disc_index + 1)])
+        sizes = self._sizes([rendered.until(rendered.disc_index + 1)])
         if choose(TEXT, self.profiles[TEXT], sizes) is None:
             raise LimitExceeded(
                 f"{NO_PROFILE} a prompt of {sizes['tokens']:,} tokens and "
@@ -89,10 +89,7 @@ class PlannedEmbedder(ExportedEmbedder):
     def _wider(self) -> str:
         return f"build with wider ones: {rebuild(self.directory)} --profiles FILE"
 
-
-def _sizes(prompts: Sequence[Rendered]) -> Sizes:
-    return {
-        "rows": len(prompts),
-        "tokens": packed_tokens(prompts),
-        "visual_tokens": 1 + sum(m.tokens for p in prompts for m in p.media),
-    }
+    def _sizes(self, prompts: Sequence[Rendered]) -> Sizes:
+        """At most what these prompts together take."""
+        tokens, visual = self.packed_tokens(prompts)
+        return {"rows": len(prompts), "tokens": tokens, "visual_tokens": 1 + visual}

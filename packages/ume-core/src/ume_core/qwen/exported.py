@@ -18,6 +18,7 @@ from ume_core.qwen.graphs import TEXT, VISION, Arrays, Floats, VisionLayout, tex
 from ume_core.qwen.manifest import Manifest
 from ume_core.qwen.pack import build_pack
 from ume_core.qwen.patches import VisualInput
+from ume_core.qwen.prefix import Prefix
 from ume_core.qwen.render import Rendered
 from ume_core.results import Vectors
 from ume_core.signature import Mode
@@ -75,6 +76,7 @@ class ExportedEmbedder(QwenEmbedder):
             checkpoint, options, dtype=self.arithmetic(dtype), weights=self.manifest.weights
         )
         self._layout = VisionLayout.of(checkpoint.config)
+        self._prefix = Prefix.from_json(self.manifest.prefix)
         self._states = ByteCache[bytes, Floats](options.media_cache_bytes, lambda a: a.nbytes)
 
     @abstractmethod
@@ -104,14 +106,27 @@ class ExportedEmbedder(QwenEmbedder):
                 )
 
     def fits(self, group: Sequence[Rendered], more: Rendered) -> bool:
-        """Up to `pack_tokens`, shared heads counted once."""
-        tokens = packed_tokens([*group, more])
+        """Up to `pack_tokens`."""
+        tokens, _ = self.packed_tokens([*group, more])
         return tokens <= min(self.pack_tokens, self.options.batch_tokens)
+
+    def packed_tokens(self, prompts: Sequence[Rendered]) -> tuple[int, int]:
+        """What is computed of these prompts together at most: tokens, and visual states taken."""
+        tokens = visual = 0
+        heads: dict[bytes, int] = {}
+        for prompt in prompts:
+            held = prompt.head if self._prefix.begins(prompt) else 0
+            tokens += len(prompt.ids) - prompt.head
+            heads[prompt.head_key] = prompt.head - held
+            starts = zip(prompt.media_starts, prompt.media, strict=True)
+            visual += sum(media.tokens for start, media in starts if start >= held)
+        return tokens + sum(heads.values()), visual
 
     def disc_vectors(self, prompts: Sequence[Rendered]) -> list[Vectors | UmeError]:
         """One pack; halved where memory does not suffice."""
         try:
-            pack = build_pack(prompts)
+            stored = {p.head_key for p in prompts if self._prefix.begins(p)}
+            pack = build_pack(prompts, stored=stored)
             arrays = text_arrays(pack, self._visual_states(pack.media()), hidden=self.dimensions)
             return list(unit(self.run_graph(TEXT, arrays)))
         except Exception as error:
@@ -144,12 +159,6 @@ class ExportedEmbedder(QwenEmbedder):
                     found[visual.digest] = np.ascontiguousarray(states)
                     self._states.put(visual.digest, found[visual.digest])
         return found
-
-
-def packed_tokens(prompts: Sequence[Rendered]) -> int:
-    """An upper bound of the tokens of a pack of these prompts."""
-    heads = {p.head_key: p.head for p in prompts}
-    return sum(len(p.ids) - p.head for p in prompts) + sum(heads.values())
 
 
 def _calls(media: list[VisualInput]) -> list[list[VisualInput]]:

@@ -2,7 +2,8 @@
 
 `vision_encoder` computes images of one size at a time: no attention crosses images, no padding, no
 quadratic mask over a batch. `text_encoder` takes prompts packed end to end, every shared beginning
-once, and returns unit vectors; its mask is quadratic in the pack, so packs are bounded.
+once, and returns unit vectors; its mask is quadratic in the pack, so packs are bounded. What all
+prompts begin with (`ume_core.qwen.prefix`) it does not compute: its keys and values are constants.
 What depends on the data in ways a graph expresses badly (patch rotations, window layout, M-RoPE
 positions, where visual states go) is computed here, in numpy, for ONNX Runtime and TensorRT alike.
 """
@@ -27,8 +28,8 @@ MANIFEST = "ume_export.json"
 ENGINES = "tensorrt"  # folder of an exported directory that holds built engines
 VISION, TEXT = "vision_encoder", "text_encoder"
 TEXT_INPUTS = (
-    "input_ids", "position_ids", "place", "tree_start", "tree_end", "visual_embeds",
-    "visual_index", "embed_index",
+    "input_ids", "position_ids", "prefix_tokens", "place", "tree_start", "tree_end",
+    "visual_embeds", "visual_index", "embed_index",
 )  # fmt: skip
 OUTPUTS = {VISION: "visual_states", TEXT: "sentence_embedding"}
 _THETA = 10000.0  # transformers `VisionRotaryEmbedding` of both architectures
@@ -119,7 +120,8 @@ class VisionLayout:
 def text_arrays(pack: Pack, states: Mapping[bytes, Floats], *, hidden: int) -> Arrays:
     """Inputs of the text graph for a pack of prompts that end at `<disc_emb>`.
 
-    A token attends to those of its own and its ancestor nodes that do not stand behind it. In a
+    A token attends to those of its own and its ancestor nodes that do not stand behind it, and of
+    the graph's prefix to as many as its prompt begins with where the pack has them as stored. In a
     walk over the forest that numbers nodes as it enters them, a node's descendants are the numbers
     from its own up to the last one given beneath it: comparing numbers tells ancestors.
 
@@ -128,12 +130,20 @@ def text_arrays(pack: Pack, states: Mapping[bytes, Floats], *, hidden: int) -> A
         hidden: the model's width.
 
     Returns:
-        input_ids, visual_index, place, tree_start, tree_end int64 (tokens,): where a token stands
-        in its prompt, its node's number and the first number that is no descendant's, from 1;
+        input_ids, visual_index, prefix_tokens, place, tree_start, tree_end int64 (tokens,): how
+        many tokens of the graph's prefix a token attends to, where it stands in its prompt, its
+        node's number and the first number that is no descendant's, from 1;
         position_ids int64 (3, tokens); embed_index int64 (rows,), each prompt's `<disc_emb>`;
         visual_embeds float32 (1 + visual tokens, hidden), of which row 0 stands for "no visual".
     """
     starts, ends = _numbered(pack)
+    computed = [number for number, node in enumerate(pack.nodes) if node.offset >= 0]
+    nodes = [pack.nodes[number] for number in computed]
+    roots = [pack.nodes[pack.chain(number)[0]] for number in computed]
+
+    def by_token(values: Sequence[int]) -> npt.NDArray[np.int64]:
+        return np.repeat(np.array(values, dtype=np.int64), [len(node) for node in nodes])
+
     visual_index = np.zeros(pack.tokens, dtype=np.int64)
     parts: list[Floats] = [np.zeros((1, hidden), dtype=np.float32)]
     rows: dict[bytes, int] = {}
@@ -145,13 +155,13 @@ def text_arrays(pack: Pack, states: Mapping[bytes, Floats], *, hidden: int) -> A
             total += visual.tokens
         first = rows[visual.digest]
         visual_index[place : place + visual.tokens] = np.arange(first, first + visual.tokens)
-    nodes = pack.nodes
     return {
         "input_ids": pack.ids(),
         "position_ids": pack.positions(),
+        "prefix_tokens": by_token([len(root) if root.offset < 0 else 0 for root in roots]),
         "place": np.concatenate([np.arange(n.start, n.stop) for n in nodes]),
-        "tree_start": np.repeat(starts, [len(n) for n in nodes]),
-        "tree_end": np.repeat(ends, [len(n) for n in nodes]),
+        "tree_start": by_token([starts[number] for number in computed]),
+        "tree_end": by_token([ends[number] for number in computed]),
         "visual_embeds": np.concatenate(parts),
         "visual_index": visual_index,
         "embed_index": np.array(

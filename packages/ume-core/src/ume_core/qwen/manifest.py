@@ -11,7 +11,7 @@ from ume_core.errors import CheckpointError
 from ume_core.qwen.checkpoint import files_digest
 from ume_core.qwen.graphs import MANIFEST
 
-FORMAT = 2  # 1 had padded prompts
+FORMAT = 3  # 1 had padded prompts, 2 no prefix
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Manifest:
             that float32 vectors compare with ume-torch's. precision: of the graphs (`float32`,
             `bfloat16`, `float16` or `int8`). opset: of the graphs.
         inputs: per graph, its inputs' names, element types and axes (numbers are fixed).
+        prefix: whose keys and values the text graph holds (JSON of `ume_core.qwen.prefix.Prefix`).
         graphs: digest of the graph files (see `files_digest`).
         parity: what the export measured (see ume-export).
         versions: of what made it.
@@ -33,6 +34,7 @@ class Manifest:
     precision: str
     opset: int
     inputs: dict[str, dict[str, list[Any]]]
+    prefix: dict[str, Any]
     graphs: str
     parity: dict[str, Any]
     versions: dict[str, str]

@@ -1,0 +1,71 @@
+"""The beginning of prompts whose keys and values an exported text graph holds as constants.
+
+It is the head of a text-only prompt: system turn, start of the user turn, blank image. Prompts with
+media of their own, and those without the blank image, begin with a part of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ume_core.errors import CheckpointError
+from ume_core.items import Item, Text
+from ume_core.loading import LoadOptions
+from ume_core.qwen.checkpoint import Checkpoint
+from ume_core.qwen.prepare import Preparer
+from ume_core.qwen.render import Rendered
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """A prompt's beginning.
+
+    Attributes:
+        ids: its tokens. media: the digests (hex) of the images whose placeholders are among them,
+            by the index of each one's first.
+    """
+
+    ids: tuple[int, ...]
+    media: dict[int, str]
+
+    @classmethod
+    def of(cls, prompt: Rendered) -> Prefix:
+        """The whole prompt."""
+        digests = [visual.digest.hex() for visual in prompt.media]
+        ids = tuple(int(token) for token in prompt.ids)
+        return cls(ids, dict(zip(prompt.media_starts, digests, strict=True)))
+
+    def begins(self, prompt: Rendered) -> bool:
+        """Whether the prompt's head is this prefix or a beginning of it."""
+        head = prompt.head
+        if tuple(prompt.ids[:head].tolist()) != self.ids[:head]:
+            return False
+        media = zip(prompt.media_starts, prompt.media, strict=True)
+        within = {start: visual.digest.hex() for start, visual in media if start < head}
+        return within == {start: d for start, d in self.media.items() if start < head}
+
+    def as_json(self) -> dict[str, Any]:
+        """For a manifest."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, given: Any) -> Prefix:
+        """From a manifest.
+
+        Raises:
+            CheckpointError: it is none.
+        """
+        try:
+            ids = tuple(int(token) for token in given["ids"])
+            return cls(ids, {int(start): str(d) for start, d in given["media"].items()})
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise CheckpointError(
+                f"the manifest's prefix is damaged: {error!r}", fix="export again"
+            ) from error
+
+
+def prefix_prompt(checkpoint: Checkpoint) -> Rendered:
+    """The head of the checkpoint's text-only prompts, under the default policies."""
+    prompt = Preparer(checkpoint, LoadOptions())(Item((Text("x"),)), gen=False)
+    return prompt.until(prompt.head)
