@@ -306,6 +306,31 @@ def test_optimums_own_entry_point_makes_the_same_graphs(exported: Path, tmp_path
     assert np.abs(found - expected).max() <= 1e-5
 
 
+@pytest.mark.parametrize(
+    ("operator", "kind", "refused"),
+    [("ReduceMean", "BFLOAT16", "CUDA"), ("NonZero", "FLOAT", "TensorRT"), ("Exp", "FLOAT", "")],
+)
+def test_operators_that_a_gpu_does_not_take_are_found(
+    operator: str, kind: str, refused: str, tmp_path: Path
+) -> None:
+    element = onnx.TensorProto.DataType.Value(kind)
+    weight = onnx.TensorProto(dims=[2], data_type=element, raw_data=bytes(8), name="w")
+    result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.UNDEFINED, None)
+    node = onnx.helper.make_node(operator, ["w"], ["y"])
+    graph = onnx.helper.make_graph([node], "g", [], [result], [weight])
+    onnx.save(onnx.helper.make_model(graph), str(tmp_path / "graph.onnx"))
+    code = (
+        "import sys, pathlib\n"
+        "from ume_export.operators import check_operators\n"
+        "check_operators(pathlib.Path(sys.argv[1]), 'text_encoder')\n"
+    )
+    command = [str(find_python()), "-c", code, str(tmp_path / "graph.onnx")]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (run.returncode == 0) is (refused == "")
+    if refused:
+        assert f"{operator}, which" in run.stderr and refused in run.stderr
+
+
 def in_shards(checkpoint: Path, target: Path) -> Path:
     """The checkpoint with its weights in two files, as a 7B's are."""
     shutil.copytree(checkpoint, target)

@@ -28,11 +28,16 @@ class KeyValues:
 
 
 class VisionEncoder(nn.Module):
-    """Images of one size: pixel_values (images, patches, 1176) -> (images, tokens, hidden)."""
+    """Images of one size: pixel_values (images, patches, 1176) -> (images, tokens, hidden).
+
+    Patches of all images are rows of one matrix but for the attention: a product of two matrices
+    takes its bias along, one of three axes does not.
+    """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.tower = model.model.visual
+        self.inputs = self.tower.patch_embed.proj.weight[0].numel()
         self.windowed = model.config.model_type == "qwen2_5_vl"
         self.full = set(getattr(self.tower.config, "fullatt_block_indexes", ()))
 
@@ -41,16 +46,19 @@ class VisionEncoder(nn.Module):
     ) -> Tensor:
         """See `ume_core.qwen.graphs.VisionLayout.arrays` for the inputs."""
         tower = self.tower
-        weight = tower.patch_embed.proj.weight.flatten(1)
+        images = pixel_values.shape[0]
+        weight = tower.patch_embed.proj.weight.view(-1, self.inputs)
         # A stride as large as the kernel makes the published Conv3d a matrix product.
-        x = F.linear(pixel_values.to(weight.dtype), weight)
+        x = F.linear(pixel_values.to(weight.dtype).view(-1, self.inputs), weight)
+        scale = cos.shape[-1] ** -0.5
+        turns = [torch.stack((t * scale, t), dim=1).unsqueeze(2) for t in (cos, sin)]
         for number, block in enumerate(tower.blocks):
             bias = window_bias if self.windowed and number not in self.full else None
-            x = x + self._attend(block.attn, block.norm1(x), cos, sin, bias)
+            x = x + self._attend(block.attn, block.norm1(x), images, turns, bias)
             x = x + self._mlp(block.mlp, block.norm2(x))
         merger = tower.merger
-        folded = merger.ln_q(x).unflatten(1, (-1, 4)).flatten(2)
-        return merger.mlp(folded).float()
+        folded = merger.ln_q(x).view(-1, merger.mlp[0].in_features)
+        return merger.mlp(folded).float().unflatten(0, (images, -1))
 
     def _mlp(self, mlp: Any, x: Tensor) -> Tensor:
         if self.windowed:
@@ -59,13 +67,19 @@ class VisionEncoder(nn.Module):
         inner = mlp.fc1(x)
         return mlp.fc2(mlp.act(inner.float()).to(inner.dtype))
 
-    def _attend(self, attn: Any, x: Tensor, cos: Tensor, sin: Tensor, bias: Any) -> Tensor:
-        heads = self.tower.config.num_heads
-        qkv = attn.qkv(x).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv[0], qkv[1], qkv[2]
-        mixed = _attention(_rotate(q.float(), cos, sin).to(v.dtype),
-                           _rotate(k.float(), cos, sin).to(v.dtype), v, bias)  # fmt: skip
-        return attn.proj(mixed.transpose(1, 2).flatten(2))
+    def _attend(
+        self, attn: Any, x: Tensor, images: Any, turns: list[Tensor], bias: Tensor | None
+    ) -> Tensor:
+        """`turns`: cos, sin (patches, 2, 1, dim) of queries, scaled, and of keys."""
+        heads, width = self.tower.config.num_heads, attn.qkv.in_features
+        qkv = attn.qkv(x).reshape(images, -1, 3, heads, width // heads)
+        turned = _rotate(qkv[:, :, :2].float(), *turns).to(x.dtype)
+        q, k, v = (t.transpose(1, 2) for t in (turned[:, :, 0], turned[:, :, 1], qkv[:, :, 2]))
+        scores = (q @ k.transpose(-1, -2)).float()
+        if bias is not None:
+            scores = scores + bias.float()
+        mixed = scores.softmax(-1).to(v.dtype) @ v
+        return attn.proj(mixed.transpose(1, 2).reshape(-1, width))
 
 
 class TextEncoder(nn.Module):
@@ -98,7 +112,7 @@ class TextEncoder(nn.Module):
         x = self.text.embed_tokens(input_ids)
         visual = F.embedding(visual_index, visual_embeds).to(x.dtype)
         x = torch.where((visual_index > 0).unsqueeze(-1), visual, x)
-        cos, sin = self.rotations(position_ids, x.dtype)
+        turns = self.turns(position_ids, x.dtype)
         allowed = (
             (place[None, :] <= place[:, None])
             & (tree_start[None, :] <= tree_start[:, None])
@@ -114,7 +128,7 @@ class TextEncoder(nn.Module):
             # The last layer: the needed tokens' queries alone.
             asked = embed_index if number == len(layers) - 1 else None
             past = None if prefix is None else (prefix.keys[number], prefix.values[number])
-            x, _, _ = self.block(layer, x, cos, sin, bias, past, asked)
+            x, _, _ = self.block(layer, x, turns, bias, past, asked)
         state = self.text.norm(x).float()
         return state / state.norm(dim=-1, keepdim=True).clamp_min(1e-12)
 
@@ -122,8 +136,7 @@ class TextEncoder(nn.Module):
         self,
         layer: Any,
         x: Tensor,
-        cos: Tensor,
-        sin: Tensor,
+        turns: list[Tensor],
         bias: Tensor,
         past: tuple[Tensor, Tensor] | None = None,
         asked: Tensor | None = None,
@@ -131,29 +144,37 @@ class TextEncoder(nn.Module):
         """The states behind one layer, of all tokens or those asked for, and its keys and values.
 
         Args:
+            turns: see there. bias: (tokens, keys), added to scores.
             past: float32 keys and values (heads, tokens, dim) before these tokens' own.
         """
         attn = layer.self_attn
         normed = layer.input_layernorm(x)
-        k = _rotate(self._split(attn.k_proj(normed), attn), cos, sin)
-        v = self._split(attn.v_proj(normed), attn)
+        k = _rotate(_split(attn.k_proj, normed, attn.head_dim), *turns[2:])
+        v = _split(attn.v_proj, normed, attn.head_dim)
         if past is not None:
             # Joined in float32: a constant of the graph's own type would be a rounded one.
             k = torch.cat((past[0], k.float()), dim=1).to(k.dtype)
             v = torch.cat((past[1], v.float()), dim=1).to(v.dtype)
+        turns = turns[:2]
         if asked is not None:
-            normed, x = normed[asked], x[asked]
-            cos, sin, bias = cos[asked], sin[asked], bias[asked]
-        q = _rotate(self._split(attn.q_proj(normed), attn), cos, sin)
-        x = x + attn.o_proj(_grouped(q, k, v, bias))
+            normed, x, bias = normed[asked], x[asked], bias[asked]
+            turns = [t[asked] for t in turns]
+        q = _rotate(_split(attn.q_proj, normed, attn.head_dim), *turns)
+        # A key head's queries are rows of one product: keys are not copied.
+        dim, width, keys = attn.head_dim, attn.q_proj.out_features, bias.shape[1]
+        groups = attn.k_proj.out_features // dim
+        scores = (q.reshape(groups, -1, dim) @ k.transpose(1, 2)).float()
+        scores = scores.view(groups, width // dim // groups, -1, keys) + bias.float()
+        weights = scores.softmax(-1).to(v.dtype).view(groups, -1, keys)
+        mixed = (weights @ v).view(width // dim, -1, dim)
+        x = x + attn.o_proj(mixed.transpose(0, 1).reshape(-1, width))
         return x + layer.mlp(layer.post_attention_layernorm(x)), k, v
 
-    def _split(self, projected: Tensor, attn: Any) -> Tensor:
-        """(tokens, heads * dim) -> (heads, tokens, dim)."""
-        return projected.unflatten(-1, (-1, attn.head_dim)).transpose(0, 1)
+    def turns(self, position_ids: Tensor, dtype: torch.dtype) -> list[Tensor]:
+        """cos, sin of queries, scaled, and of keys, all (tokens, dim).
 
-    def rotations(self, position_ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """cos, sin (tokens, dim): sections of frequencies turn by t, h and w."""
+        Sections of frequencies turn by t, h and w.
+        """
         parts: list[Tensor] = []
         start = 0
         for axis, width in enumerate(self.sections):
@@ -161,7 +182,8 @@ class TextEncoder(nn.Module):
             parts.append(position_ids[axis].unsqueeze(-1).float() * section)
             start += width
         angles = torch.cat([*parts, *parts], dim=-1)
-        return (angles.cos() * self.scale).to(dtype), (angles.sin() * self.scale).to(dtype)
+        scales = (self.scale * angles.shape[-1] ** -0.5, self.scale)
+        return [(t * scale).to(dtype) for scale in scales for t in (angles.cos(), angles.sin())]
 
 
 def vision_layout(config: Any) -> VisionLayout:
@@ -181,11 +203,11 @@ def key_values(model: Any, prompt: Rendered) -> KeyValues:
         inputs = map(torch.from_numpy, layout.arrays([visual]).values())
         (states,) = layout.states([visual], vision(*inputs).numpy())
         x[start : start + visual.tokens] = torch.from_numpy(states)
-    cos, sin = encoder.rotations(torch.from_numpy(prompt.positions), x.dtype)
+    turns = encoder.turns(torch.from_numpy(prompt.positions), x.dtype)
     bias = _bias(torch.ones(len(x), len(x)).tril() > 0, x.dtype)
     found: list[tuple[Tensor, Tensor]] = []
     for layer in encoder.text.layers:  # widened one at a time
-        x, k, v = encoder.block(copy.deepcopy(layer).float(), x, cos, sin, bias)
+        x, k, v = encoder.block(copy.deepcopy(layer).float(), x, turns, bias)
         found.append((k, v))
     keys, values = zip(*found, strict=True)
     return KeyValues(torch.stack(keys), torch.stack(values))
@@ -196,22 +218,9 @@ def _bias(allowed: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(allowed, zero, torch.full_like(zero, -3e4))
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
-    if bias is not None:
-        scores = scores + bias.float()
-    return scores.softmax(-1).to(v.dtype) @ v
-
-
-def _grouped(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """Grouped-query attention without copies of the keys; (rows, heads * dim)."""
-    heads, rows = k.shape[0], q.shape[1]
-    grouped = q.unflatten(0, (heads, -1))
-    # A key head's queries as rows of one product.
-    scores = (grouped.flatten(1, 2) @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
-    weights = (scores.unflatten(1, (-1, rows)) + bias.float()).softmax(-1).to(v.dtype)
-    mixed = (weights.flatten(1, 2) @ v).unflatten(1, (-1, rows)).flatten(0, 1)
-    return mixed.transpose(0, 1).flatten(1)
+def _split(projection: Any, x: Tensor, dim: int) -> Tensor:
+    """(tokens, hidden) -> (heads, tokens, dim)."""
+    return projection(x).view(-1, projection.out_features // dim, dim).transpose(0, 1)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
