@@ -51,13 +51,15 @@ def main() -> int:
 
 def _run(args: argparse.Namespace) -> int:
     wanted = args.cases.split(",")
-    dtype = args.dtype or ("bfloat16" if args.size == "2b" else "float32")
+    usual = "bfloat16" if args.size == "2b" else "float32"
+    dtype = args.dtype or usual
     began = time.time()
     others = wanted == ["onnx"]
     if others:
         args.rounds = exported.ROUNDS
     full = args.full or args.size != "2b" or args.device != "cpu"
-    field = None if others else Field.load(CACHE, args.size, dtype, args.device, full)
+    disc = not {"gen", "sampling"}.issuperset(wanted)
+    field = None if others else Field.load(CACHE, args.size, dtype, args.device, full, disc=disc)
     found: dict[str, Any] = {
         "size": args.size, "dtype": dtype, "device": args.device, "rounds": args.rounds,
         "command": "tools/bench " + " ".join(sys.argv[1:]), "date": time.strftime("%Y-%m-%d"),
@@ -73,8 +75,9 @@ def _run(args: argparse.Namespace) -> int:
         found["extras"] |= exported.measure(checkpoint(CACHE, args.size, dtype), CACHE, args.size)
     found["seconds"] = round(time.time() - began)
     REPORTS.mkdir(exist_ok=True)
-    onnx = "-onnx" if others else ""
-    stem = REPORTS / f"{args.size}-{torch.device(args.device).type}{onnx}"
+    name = [args.size, torch.device(args.device).type]
+    name += ["onnx"] * others + [dtype] * (dtype != usual) + ["full"] * args.full
+    stem = REPORTS / "-".join(name)
     stem.with_suffix(".json").write_text(json.dumps(found, indent=1), "utf-8")
     stem.with_suffix(".md").write_text(report.markdown(found), "utf-8")
     if cases:

@@ -53,24 +53,28 @@ class Field:
     dtype: torch.dtype
     ours: TorchEmbedder
     upstream: Upstream
-    native: Native
+    native: Native | None
     mteb: Mteb | None
     full: bool
 
     @classmethod
-    def load(cls, cache: Path, size: str, dtype: str, device: str, full: bool) -> Field:
-        """Load everyone."""
+    def load(
+        cls, cache: Path, size: str, dtype: str, device: str, full: bool, *, disc: bool
+    ) -> Field:
+        """Load everyone; sentence-transformers only where `disc` cases are run, which it has."""
         directory = checkpoint(cache, size, dtype)
-        native = cache / f"{size}-st"
-        if not native.is_dir():
-            save(directory, native, {})
-        torch_dtype = DTYPES[dtype]
+        torch_dtype, native = DTYPES[dtype], None
+        if disc:
+            saved = cache / f"{size}-st"
+            if not saved.is_dir():
+                save(directory, saved, {})
+            native = Native(saved, torch_dtype, device)
         # `plain`: the README's recipe has no blank picture. No cache: within a round several of our
         # own runs get the same pictures, and the first would pay for the others.
         options = LoadOptions(text_only="plain", dtype=dtype, device=device, media_cache_bytes=0)
         return cls(
             size, directory, device, torch_dtype, TorchEmbedder(directory, options),
-            Upstream(directory, torch_dtype, device), Native(native, torch_dtype, device),
+            Upstream(directory, torch_dtype, device), native,
             Mteb(directory, device) if dtype == "bfloat16" else None, full,
         )  # fmt: skip
 
@@ -80,10 +84,11 @@ class Field:
             runs: Runs = {"upstream, one by one": lambda c: self.upstream.disc(c.samples, 1)}
             if len(case.samples) > 1:
                 runs["upstream, batches of 4"] = lambda c: self.upstream.disc(c.samples, 4)
-            # One kind of input a call: sentence-transformers 6.2 renders mixed lists wrongly.
-            runs["sentence-transformers"] = lambda c: self.native.disc(c.samples, 4)
-            if case.name == "video" and self.device == "cpu":
-                del runs["sentence-transformers"]  # what one by one is, at the same price
+            # A CPU's video: what one by one is, at the same price.
+            if self.native is not None and (case.name, self.device) != ("video", "cpu"):
+                native = self.native
+                # One kind of input a call: sentence-transformers 6.2 renders mixed lists wrongly.
+                runs["sentence-transformers"] = lambda c: native.disc(c.samples, 4)
             return runs | {"ours": self._disc}
         if case.kind == "gen":
             # One by one is measured on two of the rows, and stated as such.
