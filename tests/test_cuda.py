@@ -116,15 +116,26 @@ class Counted:
     def usable(self, value: bool) -> None:
         self._real.usable = value
 
+    def session(self) -> _CountedSession:
+        return _CountedSession(self, self._real.session())
+
+
+class _CountedSession:
+    def __init__(self, counted: Counted, real: Any) -> None:
+        self._counted, self._real = counted, real
+
     def __call__(self, work: Any) -> Any:
         replay = self._real(work)
-        self.recorded += 1
+        self._counted.recorded += 1
 
         def counted() -> Any:
-            self.replayed += 1
+            self._counted.replayed += 1
             return replay()
 
         return counted
+
+    def close(self) -> None:
+        self._real.close()
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
@@ -187,3 +198,18 @@ def test_threads_record_and_replay_at_the_same_time(checkpoint: Make) -> None:
     for number, expected in enumerate(alone):
         assert _texts(found[number]) == _texts(expected)
         assert np.abs(found[number].vectors("gen") - expected.vectors("gen")).max() < 1e-4
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_graphs_of_many_calls_do_not_pile_up(checkpoint: Make) -> None:
+    engine = TorchEmbedder(checkpoint("qwen2_vl"), FLOAT32)
+    items = [f"text {i}" for i in range(6)]
+
+    def held() -> int:
+        engine.embed(items, mode="gen", max_new_tokens=40)
+        torch.cuda.synchronize()
+        return torch.cuda.memory_reserved()
+
+    held()
+    first = held()
+    assert max(held() for _ in range(10)) <= first + (4 << 20)

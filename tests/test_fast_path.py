@@ -191,18 +191,26 @@ def test_out_of_memory_halves_and_says_so_and_loses_nothing(
 
 class Tape:
     """What a CUDA graph does, on a CPU: runs nothing when recorded; on replay, what was recorded,
-    on the same memory and into the same memory. `fails` is raised by the second recording."""
+    on the same memory and into the same memory. `fails` is raised by the second recording and as
+    many after it as `times` says."""
 
-    def __init__(self, fails: Exception | None = None) -> None:
+    def __init__(self, fails: Exception | None = None, times: int = 1) -> None:
         self.usable = True
-        self.recorded = self.replayed = 0
-        self._fails = fails
+        self.recorded = self.replayed = self.open = 0
+        self._fails, self._times = fails, times
         self._looking = False
         self._memory: list[int] = []
 
+    def session(self) -> Tape:
+        self.open += 1
+        return self
+
+    def close(self) -> None:
+        self.open -= 1
+
     def __call__(self, work: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
         self.recorded += 1
-        if self._fails is not None and self.recorded == 2:
+        if self._fails is not None and 2 <= self.recorded < 2 + self._times:
             raise self._fails
         self._looking = True
         work()
@@ -248,22 +256,22 @@ def test_replayed_steps_do_not_show(checkpoint: Make, kind: str, samples: Sampli
     tape.into(engine)
     for part, right in zip(parts, expected, strict=True):
         close(engine.embed(part, **options), right)
-    assert tape.usable and tape.replayed > 20 and tape.recorded > 5
+    assert tape.usable and tape.replayed > 20 and tape.recorded > 5 and tape.open == 0
 
 
 @pytest.mark.parametrize(
-    ("error", "usable"),
+    ("error", "times", "usable"),
     [
-        (RuntimeError("operation not permitted when stream is capturing"), False),
-        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("operation not permitted when stream is capturing"), 1, False),
+        (torch.OutOfMemoryError("CUDA out of memory"), 2, True),
     ],
 )
 def test_a_recording_that_fails_costs_no_answer(
-    checkpoint: Make, error: Exception, usable: bool
+    checkpoint: Make, error: Exception, times: int, usable: bool
 ) -> None:
     engine = TorchEmbedder(checkpoint("qwen2_vl"))
     expected = engine.embed(many_items(), mode="gen", max_new_tokens=30)
-    tape = Tape(error)
+    tape = Tape(error, times)
     tape.into(engine)
     with pytest.warns(RuntimeWarning, match="no CUDA graph could be recorded"):
         close(engine.embed(many_items(), mode="gen", max_new_tokens=30), expected)
@@ -271,6 +279,18 @@ def test_a_recording_that_fails_costs_no_answer(
     recorded = tape.recorded
     close(engine.embed(many_items(), mode="gen", max_new_tokens=30), expected)
     assert (tape.recorded > recorded) is usable  # the next call tries again, or does not
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_recording_without_memory_is_tried_again_when_some_was_given_back(
+    checkpoint: Make,
+) -> None:
+    engine = TorchEmbedder(checkpoint("qwen2_vl"))
+    expected = engine.embed(many_items(), mode="gen", max_new_tokens=30)
+    tape = Tape(torch.OutOfMemoryError("CUDA out of memory"))
+    tape.into(engine)
+    close(engine.embed(many_items(), mode="gen", max_new_tokens=30), expected)
+    assert tape.recorded > 3 and tape.open == 0
 
 
 @pytest.mark.parametrize("place", ["room", "layer"])

@@ -245,6 +245,29 @@ def test_what_is_no_export_says_how_to_make_one(exported: Path, tmp_path: Path) 
             ume_core.load(exported, **wrong)
 
 
+def test_what_would_compute_on_the_cpu_beside_a_gpu_is_named(
+    exported: Path, tmp_path: Path
+) -> None:
+    options = sessions.ort.SessionOptions()
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    shape = onnx.helper.make_node("Shape", ["x"], ["y"])
+    given = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n"])
+    result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.INT64, [1])
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([shape], "g", [given], [result]),
+        opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10,
+    )  # fmt: skip
+    onnx.save(model, str(tmp_path / "shape.onnx"))
+    for path, found in (
+        (exported / "onnx" / "vision_encoder.onnx", {"MatMul", "Gemm", "LayerNormalization"}),
+        (tmp_path / "shape.onnx", set[str]()),
+    ):
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        assigned = session.get_provider_graph_assignment_info()
+        assert assigned and found <= set(sessions.computing_on_cpu(assigned))
+        assert bool(found) is bool(sessions.computing_on_cpu(assigned))
+
+
 def test_a_tensorrt_the_provider_cannot_load_is_named() -> None:
     for fine in (None, "10.16.1.11"):
         sessions._check_tensorrt(fine)

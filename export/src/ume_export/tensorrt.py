@@ -36,7 +36,7 @@ from ume_tensorrt.manifest import EngineManifest, plan_files
 from ume_tensorrt.planned import NO_PROFILE
 from ume_tensorrt.probes import probe
 from ume_tensorrt.profiles import Point, Profile, as_json, load_profiles
-from ume_tensorrt.runtime import Log
+from ume_tensorrt.runtime import LOG
 
 _TIMINGS = "timing.cache"
 # Largest difference allowed of an engine's unit vectors from the graphs in float32. Two correct
@@ -129,20 +129,19 @@ def build_engine(
     Raises:
         CheckpointError: TensorRT does not take the graph. KeyboardInterrupt: as the user asked.
     """
-    log = Log()
+    LOG.clear()
     try:
-        _build(log, onnx, plan, profiles, inputs, timings, workspace, version_compatible, say)
+        _build(onnx, plan, profiles, inputs, timings, workspace, version_compatible, say)
     except UmeError:
         raise
     except (RuntimeError, TypeError, ValueError) as error:  # how the bindings report failures
         raise CheckpointError(
-            f"TensorRT could not build {onnx.stem}: {error}; {log.said}",
+            f"TensorRT could not build {onnx.stem}: {error}; {LOG.said}",
             fix="use smaller profiles or more workspace",
         ) from error
 
 
 def _build(
-    log: Log,
     onnx: Path,
     plan: Path,
     profiles: tuple[Profile, ...],
@@ -152,10 +151,10 @@ def _build(
     version_compatible: bool,
     say: Say,
 ) -> None:
-    builder = trt.Builder(log)
+    builder = trt.Builder(LOG)
     typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(typed)
-    parser = trt.OnnxParser(network, log)
+    parser = trt.OnnxParser(network, LOG)
     if not parser.parse_from_file(str(onnx)):
         said = "; ".join(cast(Any, parser.get_error(n)).desc() for n in range(parser.num_errors))
         raise CheckpointError(
@@ -173,7 +172,7 @@ def _build(
             profile.set_shape(name, least, best, most)
         if config.add_optimization_profile(profile) < 0:
             raise CheckpointError(
-                f"TensorRT does not take profile {entry}: {log.said}", fix="change the profiles"
+                f"TensorRT does not take profile {entry}: {LOG.said}", fix="change the profiles"
             )
     cache = cast(
         Any, config.create_timing_cache(timings.read_bytes() if timings.is_file() else b"")
@@ -191,7 +190,7 @@ def _build(
         raise KeyboardInterrupt
     if built is None:
         raise CheckpointError(
-            f"TensorRT could not build {onnx.stem}: {log.said}",
+            f"TensorRT could not build {onnx.stem}: {LOG.said}",
             fix="use smaller profiles or more workspace",
         )
     plan.write_bytes(built)

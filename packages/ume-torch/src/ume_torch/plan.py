@@ -154,8 +154,9 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """One segment; causal unless a mask says otherwise."""
     q, k, v = (t.transpose(0, 1)[None] for t in (q, k, v))
     causal = mask is None and q.shape[2] > 1
-    if q.is_cuda and mask is not None:
-        # With a mask and grouped heads only the quadratic kernel is left on CUDA.
+    if q.is_cuda:
+        # With a mask or in float32, grouped heads leave CUDA the quadratic kernel only; in half
+        # precision and without a mask this loop does not run (see `ume_torch.attention`).
         groups = q.shape[1] // k.shape[1]
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
     out = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=True)

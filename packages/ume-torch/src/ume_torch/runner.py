@@ -24,7 +24,7 @@ from ume_torch.generate import Pick, Row, Rules, Running, Sampler, greedy
 from ume_torch.kv import KeyValues, LayerKV, Shape
 from ume_torch.linear import packed
 from ume_torch.memory import free_bytes, is_out_of_memory, release
-from ume_torch.steps import CudaRecorder, Graphed, Plain, Recorder, Steps
+from ume_torch.steps import CudaRecorder, Graphed, Plain, Recorder
 from ume_torch.vision import Vision
 
 # Heads kept are few (one per kind of prompt) and small (2B: 0.7 MB each).
@@ -137,7 +137,17 @@ class Runner:
         samples = sampling.n if sampling is not None else 1
         pick = pick or (Sampler(sampling) if sampling is not None else greedy)
         line = _Line(prompts, samples, max(samples, 1 if self._invariant else self.rows))
-        run = Running(self._steps(), self._lm_head, KeyValues(self._shape), pick, rules)
+        step = self._decoder.step
+        steps = Plain(step) if self._recorder is None else Graphed(step, self._recorder)
+        run = Running(steps, self._lm_head, KeyValues(self._shape), pick, rules)
+        try:
+            yield from self._decode(line, run, samples, script)
+        finally:
+            steps.close()
+
+    def _decode(
+        self, line: _Line, run: Running, samples: int, script: Sequence[int]
+    ) -> Iterator[Generated | tuple[int, LimitExceeded]]:
         found: dict[int, Generated] = {}
         room = int(free_bytes(self.device) * _KV_SHARE)
         while True:
@@ -175,11 +185,6 @@ class Runner:
                     yield entry
             if len(run) == 0:
                 line.reopen()
-
-    def _steps(self) -> Steps:
-        """A new one for a new cache."""
-        step = self._decoder.step
-        return Plain(step) if self._recorder is None else Graphed(step, self._recorder)
 
     def _advance(self, run: Running) -> list[Row] | None:
         """One step of all rows; None where memory does not suffice for so many."""

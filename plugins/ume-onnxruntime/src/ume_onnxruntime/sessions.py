@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
+from contextlib import redirect_stdout, suppress
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,13 @@ PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
+
+# ONNX Runtime keeps arithmetic on shapes on the CPU, on purpose. These compute on numbers.
+_COMPUTING = frozenset(
+    "Erf FusedMatMul Gelu Gemm LayerNormalization MatMul QuickGelu ReduceMean Sigmoid"
+    " SimplifiedLayerNormalization SkipLayerNormalization SkipSimplifiedLayerNormalization"
+    " Softmax".split()
+)
 
 
 def choose_provider(provider: str, device: str) -> str:
@@ -51,9 +62,27 @@ def choose_provider(provider: str, device: str) -> str:
             f"provider {provider!r} needs an NVIDIA GPU, and this machine has none",
             fix="use provider='cpu'",
         )
+    if provider != "cpu" and not hasattr(
+        ort.InferenceSession, "get_provider_graph_assignment_info"
+    ):
+        raise InvalidOption(
+            f"onnxruntime {ort.__version__} does not say where it computes",
+            fix="pip install 'onnxruntime-gpu>=1.24.1'",
+        )
     if provider == "tensorrt":
         _check_tensorrt(installed_tensorrt())
+    if provider != "cpu":
+        _load_libraries(provider)
     return provider
+
+
+def _load_libraries(provider: str) -> None:
+    """Those that pip installed, which the system's loader does not look for."""
+    with redirect_stdout(sys.stderr):  # what it could not find; the session then says it, too
+        ort.preload_dlls()
+    if provider == "tensorrt":
+        with suppress(ImportError):  # it may also come with the system
+            import_module("tensorrt")
 
 
 def installed_tensorrt() -> str | None:
@@ -100,9 +129,10 @@ class Graph:
         number = _device_number(device)
         chain: list[Any] = []
         if self._cuda:
-            # Full float32: the vectors' signature says so. And no node runs elsewhere unsaid.
+            # Full float32: the vectors' signature says so.
             chain.append((PROVIDERS["cuda"], {"device_id": number, "use_tf32": 0}))
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+            # Not `session.disable_cpu_ep_fallback`, which refuses arithmetic on shapes, too.
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if provider == "tensorrt":
             cache.mkdir(exist_ok=True)
             settings: dict[str, Any] = {
@@ -112,6 +142,8 @@ class Graph:
                 "trt_engine_cache_path": str(cache),
                 "trt_timing_cache_enable": True,
                 "trt_timing_cache_path": str(cache),
+                # Or weights travel in one message, which ends at 2 GB.
+                "trt_load_user_initializer": True,
             }
             chain.insert(0, (PROVIDERS["tensorrt"], settings))
         try:
@@ -135,7 +167,22 @@ class Graph:
                 f"the {provider} provider did not start here (onnxruntime fell back to {used[0]})",
                 fix="check the CUDA and TensorRT libraries, or use provider='cpu'",
             )
+        if self._cuda:
+            self._check_places(path, provider)
         self._output = self._session.get_outputs()[0].name
+
+    def _check_places(self, path: Path, provider: str) -> None:
+        """No node that computes runs on the CPU unsaid.
+
+        Raises:
+            InvalidOption: some do.
+        """
+        found = computing_on_cpu(self._session.get_provider_graph_assignment_info())
+        if found:
+            raise InvalidOption(
+                f"the {provider} provider leaves {', '.join(found)} of {path} to the CPU",
+                fix="use a newer onnxruntime-gpu, another precision, or provider='cpu'",
+            )
 
     def __call__(self, arrays: Arrays) -> npt.NDArray[np.float32]:
         """The graph's one output."""
@@ -147,3 +194,13 @@ class Graph:
         binding.bind_output(self._output)
         self._session.run_with_iobinding(binding)
         return binding.copy_outputs_to_cpu()[0]
+
+
+def computing_on_cpu(assigned: Iterable[Any]) -> list[str]:
+    """Operators on numbers, not on shapes, that were assigned to the CPU provider.
+
+    Args:
+        assigned: as `InferenceSession.get_provider_graph_assignment_info` (1.24.1) returns it.
+    """
+    on_cpu = [part for part in assigned if part.ep_name == PROVIDERS["cpu"]]
+    return sorted({n.op_type for part in on_cpu for n in part.get_nodes()} & _COMPUTING)

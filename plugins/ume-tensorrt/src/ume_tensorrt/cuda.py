@@ -31,10 +31,10 @@ def call(function: Callable[..., Any], *args: Any) -> Any:
         raise MemoryError("the GPU has no memory left")
     if status != _cuda.cudaError_t.cudaSuccess:
         name = getattr(function, "__name__", "a CUDA call")
-        raise EngineUnavailable(
-            f"{name}: {status.name}",
-            fix="check the driver with nvidia-smi, or use another engine",
-        )
+        fix = "check the driver with nvidia-smi, or use another engine"
+        if status == _cuda.cudaError_t.cudaErrorInsufficientDriver:
+            fix = "install a driver (CUDA 13 needs 580), or for older ones ume-tensorrt[trt10-cu12]"
+        raise EngineUnavailable(f"{name}: {status.name}", fix=fix)
     return results[0] if len(results) == 1 else tuple(results)
 
 

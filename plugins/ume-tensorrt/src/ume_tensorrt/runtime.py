@@ -1,9 +1,10 @@
 """Engines on a GPU: lanes that each compute one request, as captured CUDA graphs.
 
-A lane owns a stream, one block for inputs and outputs, and the scratch memory of its contexts. For
-every point (see `ume_tensorrt.profiles`) it keeps an execution context of its own, captured once:
-NVIDIA's advice, since a context's shapes must not change under a captured graph. Requests take a
-free lane; while all are busy they wait, so memory does not grow with callers.
+A lane owns a stream, one block for inputs and outputs, and the scratch memory of its contexts. A
+point (see `ume_tensorrt.profiles`) that comes for the second time gets an execution context of its
+own, captured once: NVIDIA's advice, since a context's shapes must not change under a captured
+graph. Before, it runs on a context that such points share: pictures come in many sizes, most of
+them once. Requests take a free lane; while all are busy they wait, so memory does not grow with callers.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from ume_tensorrt import cuda
 from ume_tensorrt.buffers import Buffers, nbytes, output_shape, plan
 from ume_tensorrt.profiles import Inputs, Point, Profiles, shape
 
-# Points of one lane that stay captured; each holds an execution context.
-_POINTS = 32
+# Points of one graph and lane that stay captured, each with an execution context, and how many that
+# came once are remembered.
+_POINTS, _SEEN = 32, 256
 
 
 class Log(trt.ILogger):
@@ -50,6 +52,10 @@ class Log(trt.ILogger):
     def said(self) -> str:
         """Its last words."""
         return "; ".join(self._lines) or "TensorRT gave no reason"
+
+
+# TensorRT keeps the first logger of a process, whatever later runtimes and builders bring.
+LOG = Log()
 
 
 @dataclass
@@ -89,15 +95,14 @@ class Runtime:
             CheckpointError: an engine cannot be loaded. MemoryError: the GPU's does not suffice.
         """
         self.inputs, self.profiles, self.hidden, self.device = inputs, profiles, hidden, device
-        self.log = Log()
         self.uncaptured = 0
         self.lock = threading.Lock()
         cuda.use(device)
         try:
-            self._runtime: trt.Runtime | None = trt.Runtime(self.log)
+            self._runtime: trt.Runtime | None = trt.Runtime(LOG)
         except TypeError as error:  # how the bindings say that there is none
             raise EngineUnavailable(
-                f"TensorRT does not start: {self.log.said}", fix="check the NVIDIA driver"
+                f"TensorRT does not start: {LOG.said}", fix="check the NVIDIA driver"
             ) from error
         self._runtime.engine_host_code_allowed = host_code
         self.engines = {graph: self._load(path) for graph, path in plans.items()}
@@ -130,13 +135,13 @@ class Runtime:
             self._free.put(lane)
 
     def _load(self, path: Path) -> trt.ICudaEngine:
-        self.log.clear()
+        LOG.clear()
         assert self._runtime is not None
         engine = cast(Any, self._runtime.deserialize_cuda_engine(path.read_bytes()))
-        if engine is None and "memory" in self.log.said.lower():
-            raise MemoryError(f"the GPU does not hold {path}: {self.log.said}")
+        if engine is None and "memory" in LOG.said.lower():
+            raise MemoryError(f"the GPU does not hold {path}: {LOG.said}")
         if engine is None:
-            raise CheckpointError(f"{path} cannot be loaded: {self.log.said}", fix="build it again")
+            raise CheckpointError(f"{path} cannot be loaded: {LOG.said}", fix="build it again")
         return engine
 
     def close(self) -> None:
@@ -155,7 +160,11 @@ class _Lane:
 
     def __init__(self, runtime: Runtime) -> None:
         self._of = runtime
-        self._captured: OrderedDict[tuple[str, Point], _Captured] = OrderedDict()
+        self._captured: dict[str, OrderedDict[Point, _Captured]] = {
+            graph: OrderedDict() for graph in runtime.engines
+        }
+        self._seen: OrderedDict[tuple[str, Point], None] = OrderedDict()
+        self._shared: dict[tuple[str, int], trt.IExecutionContext] = {}
         self._stream = cuda.Stream()
         self._block: cuda.Block | None = None
         self._scratch: cuda.Scratch | None = None
@@ -175,12 +184,15 @@ class _Lane:
         buffers = self._of.buffers[graph]
         for name, array in arrays.items():
             self._view(buffers, name, array.shape, array.dtype)[...] = array
-        captured = self._at(graph, point)
-        if captured.graph is not None:
-            captured.graph.launch()
-        else:
-            self._queue(graph, point, captured.context)
-        self._stream.wait()
+        with self._reported(graph, point):
+            captured = self._at(graph, point)
+            if captured is None:
+                self._queue(graph, point, self._shared_at(graph, point))
+            elif captured.graph is None:
+                self._queue(graph, point, captured.context)
+            else:
+                captured.graph.launch()
+            self._stream.wait()
         wanted = output_shape(graph, dict(point.sizes), self._of.hidden)
         return self._view(buffers, buffers.output, wanted, np.dtype(np.float32)).copy()
 
@@ -190,44 +202,61 @@ class _Lane:
         size = int(np.prod(dims, dtype=np.int64)) * dtype.itemsize
         return self._block.host[start : start + size].view(dtype).reshape(dims)
 
-    def _at(self, graph: str, point: Point) -> _Captured:
-        key = (graph, point)
-        if key in self._captured:
-            self._captured.move_to_end(key)
-            return self._captured[key]
-        while len(self._captured) >= _POINTS:
-            _, old = self._captured.popitem(last=False)
+    @contextmanager
+    def _reported(self, graph: str, point: Point) -> Generator[None]:
+        try:
+            yield
+        except UmeError:
+            raise
+        except (RuntimeError, ValueError) as error:  # how the bindings report some failures
+            raise self._failed(graph, point, f": {error}") from error
+
+    def _at(self, graph: str, point: Point) -> _Captured | None:
+        """What is captured of a point, now or before; None where it comes for the first time."""
+        captured, key = self._captured[graph], (graph, point)
+        if point in captured:
+            captured.move_to_end(point)
+            return captured[point]
+        if key not in self._seen:
+            self._seen[key] = None
+            if len(self._seen) > _SEEN:
+                self._seen.popitem(last=False)
+            return None
+        while len(captured) >= _POINTS:
+            _, old = captured.popitem(last=False)
             if old.graph is not None:
                 old.graph.close()
             with self._of.lock:
                 del old
-        self._captured[key] = self._capture(graph, point)
-        return self._captured[key]
+        captured[point] = self._capture(graph, point)
+        return captured[point]
 
-    def _capture(self, graph: str, point: Point) -> _Captured:
-        try:
-            return self._try_capture(graph, point)
-        except UmeError:
-            raise
-        except (RuntimeError, ValueError) as error:  # how the bindings report some failures
-            raise EngineUnavailable(
-                f"the {graph} engine failed at {dict(point.sizes)}: {error}; {self._of.log.said}",
-                fix="build it again; if that does not help, report it as a bug",
-            ) from error
+    def _shared_at(self, graph: str, point: Point) -> trt.IExecutionContext:
+        """The context of points that come once, at the point's sizes."""
+        key = (graph, point.profile)
+        if key not in self._shared:
+            self._shared[key] = self._context(graph, point)
+        self._resize(self._shared[key], graph, point)
+        return self._shared[key]
 
-    def _try_capture(self, graph: str, point: Point) -> _Captured:
-        assert self._block is not None and self._scratch is not None
+    def _context(self, graph: str, point: Point) -> trt.IExecutionContext:
+        """A new one, on the point's profile and the lane's scratch memory."""
+        assert self._scratch is not None
         of, handle = self._of, self._stream.handle
-        buffers, inputs = of.buffers[graph], of.inputs[graph]
         with of.lock:  # an engine makes contexts for one thread at a time
             context = cast(Any, of.engines[graph]).create_execution_context(
                 trt.ExecutionContextAllocationStrategy.USER_MANAGED
             )
         if context is None:
-            raise MemoryError(f"no execution context: {of.log.said}")
+            raise MemoryError(f"no execution context: {LOG.said}")
         context.set_device_memory(self._scratch.address, self._scratch.nbytes)
         self._must(context.set_optimization_profile_async(point.profile, handle), graph, point)
         self._stream.wait()
+        return context
+
+    def _resize(self, context: trt.IExecutionContext, graph: str, point: Point) -> None:
+        assert self._block is not None
+        buffers, inputs = self._of.buffers[graph], self._of.inputs[graph]
         sizes = dict(point.sizes)
         for name in inputs:
             self._must(context.set_input_shape(name, shape(inputs, name, sizes)), graph, point)
@@ -235,14 +264,18 @@ class _Lane:
             address = self._block.device + offset
             self._must(context.set_tensor_address(name, address), graph, point)
         self._must(not context.infer_shapes(), graph, point)
+
+    def _capture(self, graph: str, point: Point) -> _Captured:
+        context = self._context(graph, point)
+        self._resize(context, graph, point)
         # Once outside the capture: TensorRT finishes its set-up on the first call.
         self._queue(graph, point, context)
         self._stream.wait()
         try:
             captured = self._stream.capture(lambda: self._queue(graph, point, context))
         except EngineUnavailable:
-            with of.lock:
-                of.uncaptured += 1
+            with self._of.lock:
+                self._of.uncaptured += 1
             captured = None
         return _Captured(context, captured)
 
@@ -260,10 +293,13 @@ class _Lane:
 
     def _must(self, done: bool, graph: str, point: Point) -> None:
         if not done:
-            raise EngineUnavailable(
-                f"the {graph} engine failed at {dict(point.sizes)}: {self._of.log.said}",
-                fix="build it again; if that does not help, report it as a bug",
-            )
+            raise self._failed(graph, point)
+
+    def _failed(self, graph: str, point: Point, why: str = "") -> EngineUnavailable:
+        return EngineUnavailable(
+            f"the {graph} engine failed at {dict(point.sizes)}{why}; TensorRT: {LOG.said}",
+            fix="build it again; if that does not help, report it as a bug",
+        )
 
     def settle(self) -> None:
         """After a failure: until nothing queued writes into the block any more."""
@@ -273,9 +309,11 @@ class _Lane:
     def close(self) -> None:
         """Free what the GPU holds."""
         for captured in self._captured.values():
-            if captured.graph is not None:
-                captured.graph.close()
-        self._captured.clear()
+            for point in captured.values():
+                if point.graph is not None:
+                    point.graph.close()
+            captured.clear()
+        self._shared.clear()
         for held in (self._block, self._scratch, self._stream):
             if held is not None:
                 held.close()
