@@ -4,7 +4,8 @@ A lane owns a stream, one block for inputs and outputs, and the scratch memory o
 point (see `ume_tensorrt.profiles`) that comes for the second time gets an execution context of its
 own, captured once: NVIDIA's advice, since a context's shapes must not change under a captured
 graph. Before, it runs on a context that such points share: pictures come in many sizes, most of
-them once. Requests take a free lane; while all are busy they wait, so memory does not grow with callers.
+them once. Requests take a free lane; while all are busy they wait, so memory does not grow with
+callers.
 """
 
 from __future__ import annotations
