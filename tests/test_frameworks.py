@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
+import pickle
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ume_core import InvalidOption, ModeNotSupported, SignatureMismatch
+import ume_core
+from ume_core import (
+    Image,
+    InvalidItem,
+    InvalidOption,
+    ModeNotSupported,
+    Policy,
+    SignatureMismatch,
+    Video,
+)
 
 GALLERY = Path(__file__).resolve().parents[1] / "tools" / "gallery"
 NAMES = ("dog", "bus", "pizza", "sun")
@@ -151,3 +164,128 @@ def test_disc_only_engines_say_who_has_gen(exported: Path) -> None:
     with pytest.raises((ModeNotSupported, ValueError), match="torch"):
         UmeEmbeddings(model=str(exported), mode="gen")
     assert np.isfinite(UmeEmbeddings(model=str(exported)).embed_query("a dog")).all()
+
+
+def test_mteb_rows_without_content_are_the_blank_picture_and_bad_ones_are_named() -> None:
+    from mteb_ume import UmeEncoder
+
+    encoder: Any = UmeEncoder("ume-nano")
+    rows = ["a dog"] * 300
+    rows[1:3] = ["", "  "]
+    batches: Any = [{"text": rows[n : n + 64]} for n in range(0, len(rows), 64)]
+    found = encoder.encode(batches, task_metadata=None, hf_split="", hf_subset="")
+    blank = Image(np.full((28, 28, 3), 255, dtype=np.uint8))
+    expected = ume_core.load("ume-nano").embed(["a dog", blank]).vectors("disc")
+    assert np.abs(found[[0, 1, 2, 299]] - expected[[0, 1, 1, 0]]).max() <= 1e-5
+    batches[4]["text"][9] = "\ud800"
+    with pytest.raises(InvalidItem, match="item 265: "):
+        encoder.encode(batches, task_metadata=None, hf_split="", hf_subset="")
+    with pytest.raises(InvalidOption, match="use disc or gen"):
+        UmeEncoder("ume-nano", mode="both")
+
+
+def test_llama_index_refuses_what_it_would_pass_over() -> None:
+    from llama_index.embeddings.ume import UmeEmbedding
+
+    with pytest.raises(InvalidOption, match=r"'document_instruction'.*text_instruction"):
+        UmeEmbedding(model_name="ume-nano", document_instruction="x")
+    embedding = UmeEmbedding(model_name="ume-nano")
+    assert UmeEmbedding.from_dict(embedding.to_dict()).model_name == "ume-nano"
+    with pytest.raises(InvalidItem, match="item 30: the text is empty"):
+        embedding.get_text_embedding_batch(["a dog"] * 30 + [""])
+    with pytest.raises(InvalidItem, match="wrap it in a list"):
+        embedding.get_text_embedding_batch("a dog")  # type: ignore[arg-type]
+    expected = embedding.get_image_embedding(FILES[0])
+    data: Any = Path(FILES[0]).read_bytes()
+    assert embedding.get_image_embedding(data) == pytest.approx(expected, abs=1e-6)
+    nothing: Any = None
+    with pytest.raises(InvalidItem, match="NoneType"):
+        embedding.get_image_embedding(nothing)
+
+
+def test_haystack_documents_hold_pictures_and_clips() -> None:
+    from haystack import Document
+    from haystack.dataclasses import ByteStream
+
+    from haystack_ume import UmeDocumentEmbedder
+
+    clip = GALLERY / "dog-moving-left.mp4"
+    embedder = UmeDocumentEmbedder("ume-nano")
+    documents = [
+        Document(content="a cat", meta={"file_path": Path(FILES[0])}),
+        Document(content="what?", meta={"file_path": str(clip)}),
+        Document(blob=ByteStream(clip.read_bytes(), mime_type="video/mp4")),
+        Document(content="a cat", meta={"file_path": "notes.pdf"}),
+    ]
+    found = np.array([d.embedding for d in embedder.run(documents)["documents"]])
+    items = [{"image": FILES[0], "text": "a cat"}, [Video(clip), "what?"], Video(clip), "a cat"]
+    expected = ume_core.load("ume-nano").embed(items).vectors("disc")
+    assert np.abs(found - expected).max() <= 1e-5
+    with pytest.raises(InvalidItem, match=r"item 1: document .* has neither"):
+        embedder.run([documents[0], Document(content="  ")])
+
+
+@pytest.mark.parametrize("framework", ["haystack", "chroma"])
+def test_a_model_is_loaded_once_by_many_threads(
+    framework: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from chroma_ume import function
+    from haystack_ume import embedders
+
+    loaded: list[str] = []
+
+    def counted(*args: Any, **named: Any) -> Any:
+        loaded.append(args[0])
+        return ume_core.load(*args, **named)
+
+    call: Callable[[], Any]
+    if framework == "haystack":
+        monkeypatch.setattr(embedders, "load", counted)
+        words = embedders.UmeTextEmbedder("ume-nano")
+        call = lambda: words.run("a dog")  # noqa: E731
+    else:
+        monkeypatch.setattr(function, "load", counted)
+        embed: Any = function.UmeEmbeddingFunction("ume-nano", load_options={"gen_rows": 7})
+        call = lambda: embed(["a dog"])  # noqa: E731
+    threads = [threading.Thread(target=call) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert loaded == ["ume-nano"]
+
+
+def test_copies_load_the_model_again() -> None:
+    from haystack_ume import UmeTextEmbedder
+    from langchain_ume import UmeEmbeddings
+    from ume_sentence_transformers import load
+
+    words = UmeTextEmbedder("ume-nano", instruction="Find:")
+    words.warm_up()
+    chain = UmeEmbeddings(model="ume-nano", query_instruction="Find:")
+    model: Any = load("ume-nano")
+    runs: list[tuple[Any, Callable[[Any], Any]]] = [
+        (words, lambda m: m.run("a dog")["embedding"]),
+        (chain, lambda m: m.embed_query("a dog")),
+        (model, lambda m: m.encode("a dog", prompt="Find:").tolist()),
+    ]
+    for made, embed in runs:
+        expected = embed(made)
+        for again in (pickle.loads(pickle.dumps(made)), copy.deepcopy(made)):
+            assert embed(again) == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(InvalidOption, match=r"sent to another process.*load\(name"):
+        pickle.dumps(load(ume_core.load("ume-nano")))
+
+
+def test_one_value_is_no_list_and_settings_must_be_plain() -> None:
+    from chroma_ume import UmeEmbeddingFunction
+    from langchain_ume import UmeEmbeddings
+
+    embed: Any = UmeEmbeddingFunction("ume-nano")
+    for value in ("a dog", np.zeros((56, 56, 3), dtype=np.uint8)):
+        with pytest.raises(InvalidItem, match="wrap it in a list"):
+            embed._embed(value, None)
+    with pytest.raises(InvalidItem, match="wrap it in a list"):
+        UmeEmbeddings(model="ume-nano").embed_images(FILES[0])  # type: ignore[arg-type]
+    with pytest.raises(InvalidOption, match="use strings and numbers"):
+        UmeEmbeddingFunction("ume-nano", load_options={"policy": Policy.closed()})

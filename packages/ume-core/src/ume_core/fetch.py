@@ -84,38 +84,39 @@ def _path_of(url: str) -> Path:
 
 
 def _read_file(path: Path, access: Access) -> bytes:
+    name = describe(path)
     if not access.policy.files:
         raise PolicyViolation(
-            f"local files are not allowed here ({path})", fix="send the file's bytes instead"
+            f"local files are not allowed here ({name})", fix="send the file's bytes instead"
         )
     try:
         real = path.expanduser().resolve()
     except (OSError, RuntimeError, ValueError) as error:
-        raise MediaError(f"no such file: {path}", fix="check the path") from error
+        raise MediaError(f"no such file: {name}", fix="check the path") from error
     roots = access.policy.roots
     # Before looking whether it exists: a refusal must not tell.
     if roots is not None and not any(real.is_relative_to(root.resolve()) for root in roots):
         raise PolicyViolation(
-            f"{path} is outside the allowed folders", fix="move it below one of policy.roots"
+            f"{name} is outside the allowed folders", fix="move it below one of policy.roots"
         )
     try:
         # Not blocking on pipes; all checks are on the file that is then read.
         with os.fdopen(os.open(real, os.O_RDONLY | os.O_NONBLOCK), "rb") as handle:
             status = os.fstat(handle.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise MediaError(f"{path} is not a regular file", fix="name an image or video file")
-            _check_bytes(status.st_size, str(path), access.limits)
+                raise MediaError(f"{name} is not a regular file", fix="name an image or video file")
+            _check_bytes(status.st_size, name, access.limits)
             data = handle.read(access.limits.file_bytes + 1)  # some files have no size
     except MediaError:
         raise
     except FileNotFoundError as error:
-        raise MediaError(f"no such file: {path}", fix="check the path") from error
+        raise MediaError(f"no such file: {name}", fix="check the path") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise MediaError(f"cannot read {path}: {reason}", fix="check its permissions") from error
-    _check_bytes(len(data), str(path), access.limits)
+        raise MediaError(f"cannot read {name}: {reason}", fix="check its permissions") from error
+    _check_bytes(len(data), name, access.limits)
     if not data:
-        raise MediaError(f"{path} is empty (0 bytes)", fix="replace the file")
+        raise MediaError(f"{name} is empty (0 bytes)", fix="replace the file")
     return data
 
 

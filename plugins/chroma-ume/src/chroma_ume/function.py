@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from functools import lru_cache
 from typing import Any
 
@@ -11,7 +12,7 @@ from chromadb.api.types import Embeddable, EmbeddingFunction, Embeddings, Space
 from chromadb.utils.embedding_functions import register_embedding_function
 
 from ume_core import Embedder, Image, ItemLike, load
-from ume_core.errors import InvalidOption
+from ume_core.errors import InvalidItem, InvalidOption
 from ume_core.signature import Mode
 
 
@@ -34,13 +35,18 @@ class UmeEmbeddingFunction(EmbeddingFunction[Embeddable]):
         Chroma builds a collection's function anew for every call.
         """
         if mode not in ("disc", "gen"):
-            raise InvalidOption(f"mode {mode!r} has no single vector", fix="use disc or gen")
+            raise InvalidOption(f"mode is {mode!r}", fix="use disc or gen, which are one vector")
         self.model, self.engine = model, engine
         self.mode: Mode = mode
         self.query_instruction = query_instruction
         self.document_instruction = document_instruction
         self.load_options = load_options or {}
-        self._key = json.dumps([model, engine, self.load_options], sort_keys=True)
+        try:
+            self._key = json.dumps([model, engine, self.load_options], sort_keys=True)
+        except TypeError as error:
+            raise InvalidOption(
+                f"Chroma stores plain values, and {error}", fix="use strings and numbers"
+            ) from error
 
     def __call__(self, input: Embeddable) -> Embeddings:
         """Vectors of documents (strings) or images (arrays)."""
@@ -51,10 +57,17 @@ class UmeEmbeddingFunction(EmbeddingFunction[Embeddable]):
         return self._embed(input, self.query_instruction)
 
     def _embed(self, values: Any, instruction: str | None) -> Embeddings:
+        one_image = isinstance(values, np.ndarray) and values.ndim < 4
+        if isinstance(values, str) or (one_image and values.dtype != object):
+            raise InvalidItem("this is one document, not a list of them", fix="wrap it in a list")
         if not len(values):
             return []
-        items: list[ItemLike] = [v if isinstance(v, str) else Image(np.asarray(v)) for v in values]
-        result = _loaded(self._key).embed(items, mode=self.mode, instruction=instruction)
+        items: list[ItemLike] = [
+            Image(np.asarray(v)) if isinstance(v, (np.ndarray, list)) else v for v in values
+        ]
+        with _loading:
+            embedder = _loaded(self._key)
+        result = embedder.embed(items, mode=self.mode, instruction=instruction)
         return list(result.vectors(self.mode))
 
     @staticmethod
@@ -94,6 +107,9 @@ class UmeEmbeddingFunction(EmbeddingFunction[Embeddable]):
                     f"a collection's {key} cannot change from {old_config.get(key)!r} to "
                     f"{new_config.get(key)!r}. Fix: make a new collection"
                 )
+
+
+_loading = threading.Lock()  # or two first callers load it twice
 
 
 @lru_cache(maxsize=4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,19 @@ from typing import Any
 from haystack import Document, component, default_from_dict, default_to_dict
 from typing_extensions import Self
 
-from ume_core import Embedder, Image, InvalidItem, InvalidOption, Item, ItemLike, Text, load
-from ume_core.items import IMAGE_SUFFIXES, Part
+from ume_core import (
+    Embedder,
+    Image,
+    InvalidItem,
+    InvalidOption,
+    Item,
+    ItemLike,
+    Text,
+    UmeError,
+    Video,
+    load,
+)
+from ume_core.items import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Part
 from ume_core.signature import Mode
 
 
@@ -26,12 +38,21 @@ class _Loaded:
         load_options: dict[str, Any] | None = None,
     ) -> None:
         if mode not in ("disc", "gen"):
-            raise InvalidOption(f"mode {mode!r} has no single vector", fix="use disc or gen")
+            raise InvalidOption(f"mode is {mode!r}", fix="use disc or gen, which are one vector")
         self.model, self.engine = model, engine
         self.mode: Mode = mode
         self.instruction = instruction
         self.load_options = load_options or {}
         self._embedder: Embedder | None = None
+        self._loading = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Settings only: a copy loads the model again."""
+        return {k: v for k, v in vars(self).items() if k not in ("_embedder", "_loading")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """From `__getstate__`'s form."""
+        vars(self).update(state, _embedder=None, _loading=threading.Lock())
 
     def warm_up(self) -> None:
         """Load the model; `run` does so too."""
@@ -39,8 +60,9 @@ class _Loaded:
 
     def embedder(self) -> Embedder:
         """The loaded model."""
-        if self._embedder is None:
-            self._embedder = load(self.model, engine=self.engine, **self.load_options)
+        with self._loading:
+            if self._embedder is None:
+                self._embedder = load(self.model, engine=self.engine, **self.load_options)
         return self._embedder
 
     def to_dict(self) -> dict[str, Any]:
@@ -74,7 +96,7 @@ class UmeTextEmbedder(_Loaded):
 
 @component
 class UmeDocumentEmbedder(_Loaded):
-    """Embeds documents: their text, and a picture in `blob` or at `meta["file_path"]`.
+    """Embeds documents: their text, and a picture or clip in `blob` or at `meta["file_path"]`.
 
     Args:
         model, engine, load_options: as in `ume_core.load`. mode: `disc` or `gen`.
@@ -86,6 +108,7 @@ class UmeDocumentEmbedder(_Loaded):
         """The documents with their vectors."""
         if not documents:
             return {"documents": []}
+        documents = list(documents)
         items: list[ItemLike] = [_item(i, document) for i, document in enumerate(documents)]
         result = self.embedder().embed(items, mode=self.mode, instruction=self.instruction)
         vectors = result.vectors(self.mode)
@@ -99,16 +122,33 @@ class UmeDocumentEmbedder(_Loaded):
 
 def _item(index: int, document: Document) -> Item:
     parts: list[Part] = []
+    try:
+        media = _media(document)
+        if media is not None:
+            parts.append(media)
+        if document.content and document.content.strip():
+            parts.append(Text(document.content))
+        if not parts:
+            raise InvalidItem(
+                f"document {document.id} has neither text nor a picture",
+                fix="give it content, a blob, or a picture or clip at meta['file_path']",
+            )
+        return Item(tuple(parts))
+    except UmeError as error:
+        raise error.at(index) from None
+
+
+def _media(document: Document) -> Image | Video | None:
+    """What is in `blob`, or at `meta["file_path"]`; other kinds of files are only named there."""
     blob, path = document.blob, document.meta.get("file_path")
-    if blob is not None and (blob.mime_type or "image/").startswith("image/"):
-        parts.append(Image(blob.data))
-    elif isinstance(path, str) and Path(path).suffix.lower() in IMAGE_SUFFIXES:
-        parts.append(Image(Path(path)))
-    if document.content:
-        parts.append(Text(document.content))
-    if not parts:
-        raise InvalidItem(
-            f"document {index} ({document.id}) has neither text nor a picture",
-            fix="give it content, a blob, or a picture at meta['file_path']",
-        )
-    return Item(tuple(parts))
+    if blob is not None:
+        kind = (blob.mime_type or "image/").partition("/")[0]
+        if kind in ("image", "video"):
+            return Image(blob.data) if kind == "image" else Video(blob.data)
+    if isinstance(path, (str, Path)):
+        suffix = Path(path).suffix.lower()
+        if suffix in IMAGE_SUFFIXES:
+            return Image(Path(path))
+        if suffix in VIDEO_SUFFIXES:
+            return Video(Path(path))
+    return None

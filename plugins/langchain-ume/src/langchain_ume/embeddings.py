@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 from langchain_core.embeddings import Embeddings
@@ -12,6 +13,7 @@ from typing_extensions import Self
 
 from ume_core import Embedder, Image, ItemLike, load
 from ume_core.embedder import require_mode
+from ume_core.items import check_batch
 
 
 class UmeEmbeddings(BaseModel, Embeddings):
@@ -59,6 +61,15 @@ class UmeEmbeddings(BaseModel, Embeddings):
         asked.check(self._embedder.signature(self.mode))
         return self
 
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Shares the loaded model, to which nothing is written."""
+        del memo
+        return self.model_copy()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Settings only: another process loads the model again."""
+        return partial(type(self), **{n: getattr(self, n) for n in type(self).model_fields}), ()
+
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Vectors of texts."""
         return self.embed_items(texts)
@@ -69,6 +80,7 @@ class UmeEmbeddings(BaseModel, Embeddings):
 
     def embed_images(self, uris: list[str]) -> list[list[float]]:
         """Vectors of pictures by path, `file://`, `http(s)://` or `data:` URL."""
+        check_batch(uris)
         return self.embed_items([Image(uri) for uri in uris])
 
     def embed_items(self, items: Sequence[ItemLike]) -> list[list[float]]:

@@ -15,7 +15,7 @@ from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ModelMeta, ScoringFunction
 
 from ume_core import Embedder, Image, Item, ItemLike, Text, Video, load
-from ume_core.errors import InvalidItem
+from ume_core.errors import InvalidItem, InvalidOption, UmeError
 from ume_core.items import Part
 from ume_core.results import Vectors
 from ume_core.signature import Mode
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 
 _AT_ONCE = 256  # items embedded together
+# What mteb's wrapper puts beside every text, and alone in place of an empty row (2.26.24,
+# `ume_r1.py`, after the official evaluation's collator).
+_BLANK = np.full((28, 28, 3), 255, dtype=np.uint8)
 
 
 class UmeEncoder(AbsEncoder):
@@ -49,6 +52,8 @@ class UmeEncoder(AbsEncoder):
         max_new_tokens: int | None = None,
         **options: Any,
     ) -> None:
+        if mode not in ("disc", "gen"):
+            raise InvalidOption(f"mode is {mode!r}", fix="use disc or gen, which are one vector")
         if isinstance(model, str):
             if device is not None:
                 options["device"] = device
@@ -85,24 +90,35 @@ class UmeEncoder(AbsEncoder):
             )
         vectors: list[Vectors] = []
         waiting: list[ItemLike] = []
+        done = 0
         for batch in inputs:
-            waiting += _items(batch)
+            waiting += _items(batch, done + len(waiting))
             if len(waiting) >= _AT_ONCE:  # mteb hands over 50,000 documents in one loader
-                vectors.append(self._embed(waiting, instruction))
+                vectors.append(self._embed(waiting, instruction, done))
+                done += len(waiting)
                 waiting = []
         if waiting:
-            vectors.append(self._embed(waiting, instruction))
+            vectors.append(self._embed(waiting, instruction, done))
         return np.concatenate(vectors)
 
-    def _embed(self, items: list[ItemLike], instruction: str | None) -> Vectors:
-        result = self.embedder.embed(
-            items, mode=self.mode, instruction=instruction, max_new_tokens=self.max_new_tokens
-        )
+    def _embed(self, items: list[ItemLike], instruction: str | None, first: int) -> Vectors:
+        try:
+            result = self.embedder.embed(
+                items, mode=self.mode, instruction=instruction, max_new_tokens=self.max_new_tokens
+            )
+        except UmeError as error:
+            if error.item is not None:  # of the whole loader
+                error.item += first
+            raise
         return result.vectors(self.mode)
 
 
-def _items(batch: Any) -> list[Item]:
-    """A batch's rows; media first, several per row where the dataset has lists."""
+def _items(batch: Any, first: int) -> list[Item]:
+    """A batch's rows; media first, several per row where the dataset has lists.
+
+    Args:
+        first: number of the batch's first row, for errors.
+    """
     columns = {name: batch[name] for name in ("image", "video", "text") if name in batch}
     if not columns:
         raise InvalidItem(
@@ -111,17 +127,23 @@ def _items(batch: Any) -> list[Item]:
     count = max(len(values) for values in columns.values())
     items: list[Item] = []
     for row in range(count):
-        parts: list[Part] = []
-        for name, kind in (("image", Image), ("video", Video)):
-            if name in columns:
-                value = columns[name][row]
-                values = value if isinstance(value, list) else [value]
-                parts += [kind(_pixels(v)) for v in values if v is not None]
-        text = columns["text"][row] if "text" in columns else ""
-        if text or not parts:
-            parts.append(Text(text or " "))
-        items.append(Item(tuple(parts)))
+        try:
+            items.append(_item({name: values[row] for name, values in columns.items()}))
+        except UmeError as error:
+            raise error.at(first + row) from None
     return items
+
+
+def _item(row: dict[str, Any]) -> Item:
+    parts: list[Part] = []
+    for name, kind in (("image", Image), ("video", Video)):
+        value = row.get(name)
+        values = value if isinstance(value, list) else [value]
+        parts += [kind(_pixels(v)) for v in values if v is not None]
+    text = row.get("text") or ""
+    if text.strip():
+        parts.append(Text(text))
+    return Item(tuple(parts) or (Image(_BLANK),))
 
 
 def _pixels(value: Any) -> Any:

@@ -40,7 +40,7 @@ class UmeModule(InputModule):
         super().__init__()
         if mode not in ("disc", "gen"):
             raise InvalidOption(
-                f"mode {mode!r} has no single vector", fix="load the model twice, disc and gen"
+                f"mode is {mode!r}", fix="use disc or gen; for both, load the model twice"
             )
         if mode not in embedder.modes:
             raise InvalidOption(
@@ -52,6 +52,28 @@ class UmeModule(InputModule):
         # sentence-transformers asks a model's first parameter for its device.
         self._where: Tensor
         self.register_buffer("_where", torch.zeros(1), persistent=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """How it was loaded, not the weights: a copy, as in a process pool, loads it again.
+
+        Raises:
+            InvalidOption: see `save`.
+        """
+        return {**self._named_source(), "mode": self.mode}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """From `__getstate__`'s form."""
+        source = {name: state[name] for name in ("model", "engine", "options")}
+        embedder = load_embedder(source["model"], engine=source["engine"], **source["options"])
+        self.__init__(embedder, state["mode"], source)
+
+    def _named_source(self) -> dict[str, Any]:
+        if self._source is None:
+            raise InvalidOption(
+                "this model cannot be saved or sent to another process",
+                fix="make it with load(name, ...) and options that are strings or numbers",
+            )
+        return self._source
 
     @property
     def modalities(self) -> list[Any]:
@@ -90,12 +112,7 @@ class UmeModule(InputModule):
         Raises:
             InvalidOption: it was built around an engine that cannot be named in a file.
         """
-        if self._source is None:
-            raise InvalidOption(
-                "this model cannot be saved",
-                fix="make it with load(name, ...) and options that are strings or numbers",
-            )
-        config = {**self._source, "mode": self.mode}
+        config = {**self._named_source(), "mode": self.mode}
         (Path(output_path) / _CONFIG).write_text(json.dumps(config, indent=2), "utf-8")
 
     @classmethod

@@ -13,7 +13,8 @@ from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.embeddings.multi_modal_base import MultiModalEmbedding
 from llama_index.core.schema import ImageType
 
-from ume_core import Embedder, Image, ItemLike, load
+from ume_core import Embedder, Image, InvalidOption, ItemLike, as_items, load
+from ume_core.embedder import require_mode
 
 
 class UmeEmbedding(MultiModalEmbedding):
@@ -41,8 +42,18 @@ class UmeEmbedding(MultiModalEmbedding):
     _embedder: Embedder = PrivateAttr()
 
     def __init__(self, **fields: Any) -> None:
+        """The model is loaded at once.
+
+        Raises:
+            InvalidOption: a name that is no field; LlamaIndex would pass over it.
+        """
+        unknown = sorted(set(fields) - set(type(self).model_fields))
+        if unknown:
+            own = ", ".join(UmeEmbedding.__annotations__)
+            raise InvalidOption(f"unknown argument {unknown[0]!r}", fix=f"use: {own}")
         super().__init__(**fields)
         self._embedder = load(self.model_name, engine=self.engine, **self.load_options)
+        require_mode(self.mode, self._embedder.modes, self._embedder.name)
 
     @classmethod
     def class_name(cls) -> str:
@@ -54,6 +65,20 @@ class UmeEmbedding(MultiModalEmbedding):
             return []
         result = self._embedder.embed(items, mode=self.mode, instruction=instruction)
         return result.vectors(self.mode).tolist()
+
+    def get_text_embedding_batch(
+        self, texts: list[str], show_progress: bool = False, **kwargs: Any
+    ) -> list[Embedding]:
+        """Vectors of texts, batch by batch; all are looked at before the first is computed."""
+        as_items(texts)
+        return super().get_text_embedding_batch(texts, show_progress, **kwargs)
+
+    async def aget_text_embedding_batch(
+        self, texts: list[str], show_progress: bool = False, **kwargs: Any
+    ) -> list[Embedding]:
+        """`get_text_embedding_batch` in threads."""
+        as_items(texts)
+        return await super().aget_text_embedding_batch(texts, show_progress, **kwargs)
 
     def _get_text_embedding(self, text: str) -> Embedding:
         return self._embed([text], self.text_instruction)[0]
@@ -77,18 +102,19 @@ class UmeEmbedding(MultiModalEmbedding):
         return self._get_image_embeddings([img_file_path])[0]
 
     def _get_image_embeddings(self, img_file_paths: list[ImageType]) -> list[Embedding]:
-        images: list[ItemLike] = []
-        for source in img_file_paths:
-            if isinstance(source, BytesIO):
-                images.append(Image(source.getvalue()))
-            else:
-                text = str(source)
-                url = "://" in text or text.startswith("data:")
-                images.append(Image(text if url else Path(text)))
-        return self._embed(images, self.text_instruction)
+        return self._embed([_image(s) for s in img_file_paths], self.text_instruction)
 
     async def _aget_image_embedding(self, img_file_path: ImageType) -> Embedding:
         return await asyncio.to_thread(self._get_image_embedding, img_file_path)
 
     async def _aget_image_embeddings(self, img_file_paths: list[ImageType]) -> list[Embedding]:
         return await asyncio.to_thread(self._get_image_embeddings, img_file_paths)
+
+
+def _image(source: Any) -> Image:
+    if isinstance(source, BytesIO):
+        return Image(source.getvalue())
+    if not isinstance(source, str):
+        return Image(source)  # which says what it takes
+    url = "://" in source or source[:5].lower() == "data:"
+    return Image(source if url else Path(source))
