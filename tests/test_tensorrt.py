@@ -130,6 +130,19 @@ def test_padding_and_splitting_change_no_vector(
         assert padded, "nothing was padded, so nothing was shown"
 
 
+def test_a_text_needs_no_profile_for_the_blank_picture(exported: Path) -> None:
+    profiles = parse_profiles(
+        {
+            VISION: [{"images": [1, 1, 1], "patches": [64, 64, 64]}],
+            TEXT: [{"rows": [1, 1, 2], "tokens": [1, 32, 64], "visual_tokens": [1, 1, 1]}],
+        },
+        "texts",
+    )
+    engine = OnPoints(exported, profiles)
+    expected = engine.sessions.embed(["a dog"]).vectors("disc")
+    assert np.abs(engine.embed(["a dog"]).vectors("disc") - expected).max() <= 1e-5
+
+
 def test_a_batch_beyond_the_profiles_runs_in_parts(exported: Path) -> None:
     engine = OnPoints(exported)
     engine.embed([Video([picture(s, 84, 84) for s in range(10)])])

@@ -13,15 +13,16 @@ import numpy as np
 
 from tools.benchmark.duel import Contestant, duel
 from ume_core.errors import CheckpointError
-from ume_core.qwen.checkpoint import find_checkpoint
+from ume_core.qwen.checkpoint import files_digest, find_checkpoint
 from ume_core.qwen.manifest import Manifest
 from ume_onnxruntime.export_command import find_python
 
 ROUNDS = 21
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def export(directory: Path, target: Path, precision: str, *options: str) -> dict[str, Any]:
-    """Export, unless an earlier one of this very checkpoint is there; how large it is.
+    """Export, unless one of this very checkpoint by this very code is there; how large it is.
 
     Raises:
         CalledProcessError: `ume export` failed; it said why.
@@ -30,15 +31,23 @@ def export(directory: Path, target: Path, precision: str, *options: str) -> dict
         shutil.rmtree(target, ignore_errors=True)
         command = [str(find_python()), "-m", "ume_export", str(directory), str(target)]
         subprocess.run([*command, "--precision", precision, *options], check=True)
+        (target / "code").write_text(_code(), "utf-8")
     size = sum(f.stat().st_size for f in (target / "onnx").iterdir())
     return {"precision": precision, "megabytes": size / 1e6}
 
 
 def _is_of(directory: Path, target: Path) -> bool:
     try:
-        return Manifest.read(target).weights == find_checkpoint(directory).digest()
-    except CheckpointError:  # none, or of another version
+        same = Manifest.read(target).weights == find_checkpoint(directory).digest()
+        return same and (target / "code").read_text("utf-8") == _code()
+    except (CheckpointError, OSError):  # none, or of another version
         return False
+
+
+def _code() -> str:
+    """Digest of the code that decides what graphs are made."""
+    places = (ROOT / "export" / "src", ROOT / "packages" / "ume-core" / "src" / "ume_core" / "qwen")
+    return files_digest(sorted(path for place in places for path in place.rglob("*.py")))
 
 
 def measure(directory: Path, cache: Path, size: str) -> dict[str, Any]:

@@ -152,7 +152,8 @@ class TextEncoder(nn.Module):
         k = _rotate(_split(attn.k_proj, normed, attn.head_dim), *turns[2:])
         v = _split(attn.v_proj, normed, attn.head_dim)
         if past is not None:
-            # Joined in float32: a constant of the graph's own type would be a rounded one.
+            # Joined in float32, so that the constants are exact where a bfloat16 graph is checked
+            # in float32 (`ume_export.bfloat16`).
             k = torch.cat((past[0], k.float()), dim=1).to(k.dtype)
             v = torch.cat((past[1], v.float()), dim=1).to(v.dtype)
         turns = turns[:2]
@@ -196,15 +197,16 @@ def vision_layout(config: Any) -> VisionLayout:
 def key_values(model: Any, prompt: Rendered) -> KeyValues:
     """A prompt's keys and values, computed in float32 whatever the model's dtype."""
     encoder = TextEncoder(model)
-    x = encoder.text.embed_tokens(torch.from_numpy(prompt.ids)).float()
+    device = encoder.text.embed_tokens.weight.device
+    x = encoder.text.embed_tokens(torch.from_numpy(prompt.ids).to(device)).float()
     layout = vision_layout(model.config)
     for start, visual in zip(prompt.media_starts, prompt.media, strict=True):
         vision = copy.deepcopy(VisionEncoder(model)).float()
-        inputs = map(torch.from_numpy, layout.arrays([visual]).values())
-        (states,) = layout.states([visual], vision(*inputs).numpy())
-        x[start : start + visual.tokens] = torch.from_numpy(states)
-    turns = encoder.turns(torch.from_numpy(prompt.positions), x.dtype)
-    bias = _bias(torch.ones(len(x), len(x)).tril() > 0, x.dtype)
+        inputs = [torch.from_numpy(a).to(device) for a in layout.arrays([visual]).values()]
+        (states,) = layout.states([visual], vision(*inputs).cpu().numpy())
+        x[start : start + visual.tokens] = torch.from_numpy(states).to(device)
+    turns = encoder.turns(torch.from_numpy(prompt.positions).to(device), x.dtype)
+    bias = _bias(torch.ones(len(x), len(x), device=device).tril() > 0, x.dtype)
     found: list[tuple[Tensor, Tensor]] = []
     for layer in encoder.text.layers:  # widened one at a time
         x, k, v = encoder.block(copy.deepcopy(layer).float(), x, turns, bias)

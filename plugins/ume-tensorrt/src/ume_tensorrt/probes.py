@@ -32,7 +32,7 @@ def probe(graph: str, inputs: Inputs, layout: VisionLayout, sizes: Sizes) -> Arr
     return {
         "input_ids": rng.integers(0, 256, tokens),
         "position_ids": np.stack([places, places // 2, places % 7]),
-        "prefix_tokens": places % 8,
+        "prefix_tokens": places,
         "place": places,
         "tree_start": np.ones(tokens, dtype=np.int64),
         "tree_end": np.full(tokens, 2, dtype=np.int64),

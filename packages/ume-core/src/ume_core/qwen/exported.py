@@ -77,6 +77,7 @@ class ExportedEmbedder(QwenEmbedder):
         )
         self._layout = VisionLayout.of(checkpoint.config)
         self._prefix = Prefix.from_json(self.manifest.prefix)
+        self._held: dict[bytes, int] = {}  # by head key; there are as many as kinds of prompts
         self._states = ByteCache[bytes, Floats](options.media_cache_bytes, lambda a: a.nbytes)
 
     @abstractmethod
@@ -115,17 +116,24 @@ class ExportedEmbedder(QwenEmbedder):
         tokens = visual = 0
         heads: dict[bytes, int] = {}
         for prompt in prompts:
-            held = prompt.head if self._prefix.begins(prompt) else 0
+            held = self.held(prompt)
             tokens += len(prompt.ids) - prompt.head
             heads[prompt.head_key] = prompt.head - held
             starts = zip(prompt.media_starts, prompt.media, strict=True)
             visual += sum(media.tokens for start, media in starts if start >= held)
         return tokens + sum(heads.values()), visual
 
+    def held(self, prompt: Rendered) -> int:
+        """How many of a prompt's first tokens the text graph holds the keys and values of."""
+        key = prompt.head_key
+        if key not in self._held:
+            self._held[key] = prompt.head if self._prefix.begins(prompt) else 0
+        return self._held[key]
+
     def disc_vectors(self, prompts: Sequence[Rendered]) -> list[Vectors | UmeError]:
         """One pack; halved where memory does not suffice."""
         try:
-            stored = {p.head_key for p in prompts if self._prefix.begins(p)}
+            stored = {p.head_key for p in prompts if self.held(p)}
             pack = build_pack(prompts, stored=stored)
             arrays = text_arrays(pack, self._visual_states(pack.media()), hidden=self.dimensions)
             return list(unit(self.run_graph(TEXT, arrays)))

@@ -62,12 +62,15 @@ class Manifest:
                 fix=f"run: ume export {directory.name or 'MODEL'} DIR, and load DIR",
             )
         try:
-            found = cls(**json.loads(path.read_text("utf-8")))
-        except (TypeError, ValueError) as error:
+            given = json.loads(path.read_text("utf-8"))
+            written = given["format"]
+            # Another version's has other fields, so this comes first.
+            found = cls(**given) if written == FORMAT else None
+        except (TypeError, ValueError, KeyError) as error:
             raise CheckpointError(f"{path} is damaged: {error}", fix="export again") from error
-        if found.format != FORMAT:
+        if found is None:
             raise CheckpointError(
-                f"{path} has format {found.format}; this version reads {FORMAT}", fix="export again"
+                f"{path} has format {written}; this version reads {FORMAT}", fix="export again"
             )
         if unchecked:
             return found

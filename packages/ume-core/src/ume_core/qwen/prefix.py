@@ -7,7 +7,7 @@ media of their own, and those without the blank image, begin with a part of it.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 from ume_core.errors import CheckpointError
 from ume_core.items import Item, Text
@@ -57,8 +57,11 @@ class Prefix:
             CheckpointError: it is none.
         """
         try:
-            ids = tuple(int(token) for token in given["ids"])
-            return cls(ids, {int(start): str(d) for start, d in given["media"].items()})
+            ids: object = given["ids"]
+            if not isinstance(ids, list) or any(type(n) is not int for n in cast("Any", ids)):
+                raise ValueError("its ids are no list of whole numbers")
+            media = {int(start): str(digest) for start, digest in given["media"].items()}
+            return cls(tuple(cast("list[int]", ids)), media)
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise CheckpointError(
                 f"the manifest's prefix is damaged: {error!r}", fix="export again"

@@ -52,8 +52,12 @@ class Rendered:
     head_key: bytes
 
     def until(self, length: int) -> Rendered:
-        """The first `length` tokens; media must lie within them."""
-        return replace(self, ids=self.ids[:length], positions=self.positions[:, :length])
+        """The first `length` tokens, and the media that begin among them."""
+        count = sum(start < length for start in self.media_starts)
+        return replace(
+            self, ids=self.ids[:length], positions=self.positions[:, :length],
+            media=self.media[:count], media_starts=self.media_starts[:count],
+        )  # fmt: skip
 
 
 def layout(item: Item, media_first: bool) -> tuple[tuple[str, ...], list[str]]:
