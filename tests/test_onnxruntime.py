@@ -21,7 +21,8 @@ import ume_nano
 from ume_core import CheckpointError, Image, InvalidOption, LoadOptions, ModeNotSupported, Video
 from ume_core.qwen import exported as exported_module
 from ume_core.qwen import graphs
-from ume_core.qwen.prefix import Prefix
+from ume_core.qwen.checkpoint import find_checkpoint
+from ume_core.qwen.prefix import Prefix, prefix_prompt
 from ume_core.testing import EmbedderContract
 from ume_core.testing.contract import mixed_items, picture
 from ume_onnxruntime import OnnxEmbedder, sessions
@@ -105,6 +106,18 @@ def test_prompts_without_the_blank_picture_equal_ume_torchs(exported: Path) -> N
     ours, theirs = OnnxEmbedder(exported, options), TorchEmbedder(ume_nano.path(), options)
     found, expected = ours.embed(many()), theirs.embed(many())
     assert np.abs(found.vectors("disc") - expected.vectors("disc")).max() <= 1e-5
+
+
+def test_a_template_with_media_behind_the_text_has_a_prefix_without_them(tmp_path: Path) -> None:
+    shutil.copytree(ume_nano.path(), tmp_path, dirs_exist_ok=True)
+    template = tmp_path / "chat_template.json"
+    forwards = template.read_text()
+    backwards = forwards.replace("in message['content'] %}", "in message['content']|reverse %}")
+    assert backwards != forwards
+    template.write_text(backwards)
+    prompt = prefix_prompt(find_checkpoint(tmp_path))
+    assert prompt.media == () and len(prompt.ids) == prompt.head > 0
+    assert Prefix.of(prompt).begins(prompt)
 
 
 def _rolled(layout: Any, media: Any) -> Any:
