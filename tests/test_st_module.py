@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from ume_core import Image, InvalidOption, Limits, LoadOptions
+from ume_core import Image, InvalidOption, Limits, LoadOptions, MediaError
 from ume_core.testing.contract import picture
 from ume_core.testing.fake import FakeEmbedder
 from ume_sentence_transformers import load
@@ -35,6 +35,12 @@ def test_mixed_lists_equal_the_engine(checkpoint: Callable[[str], Path], mode: A
     prompted = model.encode(["a text"], prompt="Find:")
     instructed = engine.embed(["a text"], mode=mode, instruction="Find:")
     assert np.abs(prompted - instructed.vectors(mode)).max() < 1e-5
+
+
+def test_a_bad_item_is_shown_since_batches_are_sorted() -> None:
+    model: Any = load("ume-nano")
+    with pytest.raises(MediaError, match=r"^\{'image': 'nope.png'\}: no such file: nope.png"):
+        model.encode(["a", "a dog", {"image": "nope.png"}, "a longer text"])
 
 
 def test_evaluators_run_on_it() -> None:

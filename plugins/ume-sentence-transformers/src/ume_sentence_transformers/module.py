@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ume_core import Embedder
 from ume_core import load as load_embedder
-from ume_core.errors import InvalidOption
+from ume_core.errors import InvalidOption, UmeError
 from ume_core.signature import Mode
 
 _CONFIG = "ume_config.json"
@@ -91,9 +91,16 @@ class UmeModule(InputModule):
 
         The records, with the thinking, are what `encode(..., output_value="ume_record")` returns.
         """
-        result = self.embedder.embed(
-            features["ume_items"], mode=self.mode, instruction=features["ume_instruction"]
-        )
+        items = features["ume_items"]
+        try:
+            result = self.embedder.embed(
+                items, mode=self.mode, instruction=features["ume_instruction"]
+            )
+        except UmeError as error:
+            if error.item is not None:  # of a batch that sentence-transformers sorted
+                error.cause = f"{repr(items[error.item])[:80]}: {error.cause}"
+                error.item = None
+            raise
         vectors: Tensor = torch.from_numpy(result.vectors(self.mode))
         return {
             "sentence_embedding": vectors.to(self._where.device),
