@@ -7,9 +7,10 @@ import sys
 import types
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from ume_torch.attention import find_varlen
 from ume_torch.decoder import Decoder
 from ume_torch.kv import KeyValues
 from ume_torch.memory import is_out_of_memory
+from ume_torch.steps import CudaRecorder
 
 Make = Callable[[str], Path]
 KINDS = ["qwen2_vl", "qwen2_5_vl"]
@@ -291,6 +293,50 @@ def test_a_recording_without_memory_is_tried_again_when_some_was_given_back(
     tape.into(engine)
     close(engine.embed(many_items(), mode="gen", max_new_tokens=30), expected)
     assert tape.recorded > 3 and tape.open == 0
+
+
+class FakeGraph:
+    """What `torch.cuda.CUDAGraph` is told, in `said`; `fails` is raised by `capture_end`."""
+
+    said: ClassVar[list[Any]] = []
+    fails: ClassVar[Exception | None] = None
+
+    def capture_begin(self, pool: Any, capture_error_mode: str) -> None:
+        self.said.append((pool, capture_error_mode))
+
+    def capture_end(self) -> None:
+        if self.fails is not None:
+            raise self.fails
+
+
+def test_a_cache_at_a_time_has_a_stream_and_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[Any] = []
+    ended: list[Any] = []
+    pools = iter("ab")
+    monkeypatch.setattr(FakeGraph, "said", said)
+    fakes: dict[str, Any] = {
+        "CUDAGraph": FakeGraph, "Stream": lambda _: object(), "stream": nullcontext,
+        "graph_pool_handle": lambda: next(pools), "device": nullcontext,
+        "current_device": lambda: 0,
+    }  # fmt: skip
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
+        monkeypatch.setattr(torch._C, name, lambda *a: ended.append(a), raising=False)
+    recorder = CudaRecorder(torch.device("cpu"))
+    first, second = recorder.session(), recorder.session()
+    for session in (first, second, first):
+        session(lambda: torch.ones(1))
+    # A pool's first graph is the one that keeps it alive.
+    assert said == [(pool, "thread_local") for pool in "aabba"]
+    second.close()
+    assert recorder.session() is second  # the memory of graphs that are gone is used again
+    assert ended == []
+    failure = RuntimeError("operation failed due to a previous error during capture")
+    monkeypatch.setattr(FakeGraph, "fails", failure)
+    with pytest.raises(RuntimeError, match="previous error"):
+        second(lambda: torch.ones(1))
+    assert ended == [(0, "b")] * 2
 
 
 @pytest.mark.parametrize("place", ["room", "layer"])
