@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -317,11 +318,13 @@ def test_an_export_leaves_nothing_half_made(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [python, "-m", "ume_export", str(ume_nano.path()), str(target)],
         stderr=subprocess.PIPE, text=True,
+        # Tests that run in the background may ignore Ctrl-C, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert process.stderr is not None
     for line in process.stderr:
         if "tracing" in line:
-            process.send_signal(2)
+            process.send_signal(signal.SIGINT)
             break
     process.stderr.read()
     assert process.wait() == 130
