@@ -57,23 +57,20 @@ class UmeModule(InputModule):
         """How it was loaded, not the weights: a copy, as in a process pool, loads it again.
 
         Raises:
-            InvalidOption: see `save`.
+            InvalidOption: it was built around an engine that cannot be named in a file.
         """
-        return {**self._named_source(), "mode": self.mode}
+        if self._source is None:
+            raise InvalidOption(
+                "this model cannot be saved or sent to another process",
+                fix="make it with load(name, ...) and options that are strings or numbers",
+            )
+        return {**self._source, "mode": self.mode}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """From `__getstate__`'s form."""
         source = {name: state[name] for name in ("model", "engine", "options")}
         embedder = load_embedder(source["model"], engine=source["engine"], **source["options"])
         self.__init__(embedder, state["mode"], source)
-
-    def _named_source(self) -> dict[str, Any]:
-        if self._source is None:
-            raise InvalidOption(
-                "this model cannot be saved or sent to another process",
-                fix="make it with load(name, ...) and options that are strings or numbers",
-            )
-        return self._source
 
     @property
     def modalities(self) -> list[Any]:
@@ -117,10 +114,9 @@ class UmeModule(InputModule):
         """Write how it was loaded, not the weights.
 
         Raises:
-            InvalidOption: it was built around an engine that cannot be named in a file.
+            InvalidOption: see `__getstate__`.
         """
-        config = {**self._named_source(), "mode": self.mode}
-        (Path(output_path) / _CONFIG).write_text(json.dumps(config, indent=2), "utf-8")
+        (Path(output_path) / _CONFIG).write_text(json.dumps(self.__getstate__(), indent=2), "utf-8")
 
     @classmethod
     def load(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -132,9 +128,9 @@ class UmeModule(InputModule):
             model_name_or_path, config_filename=_CONFIG,
             **{name: value for name, value in where.items() if name in known},
         )  # fmt: skip
-        mode = config.pop("mode")
-        embedder = load_embedder(config["model"], engine=config["engine"], **config["options"])
-        return cls(embedder, mode, config)
+        made = cls.__new__(cls)
+        made.__setstate__(config)
+        return made
 
 
 def load(

@@ -71,10 +71,7 @@ class PlannedEmbedder(ExportedEmbedder):
 
     def _check_room(self, rendered: Rendered, budget: int) -> None:
         super()._check_room(rendered, budget)
-        held = self.held(rendered)
-        for start, visual in zip(rendered.media_starts, rendered.media, strict=True):
-            if start < held:  # it is not computed
-                continue
+        for visual in self.computed_media(rendered):
             patches = visual.grid[1] * visual.grid[2]
             if choose(VISION, self.profiles[VISION], {"images": 1, "patches": patches}) is None:
                 raise LimitExceeded(

@@ -116,11 +116,9 @@ class ExportedEmbedder(QwenEmbedder):
         tokens = visual = 0
         heads: dict[bytes, int] = {}
         for prompt in prompts:
-            held = self.held(prompt)
             tokens += len(prompt.ids) - prompt.head
-            heads[prompt.head_key] = prompt.head - held
-            starts = zip(prompt.media_starts, prompt.media, strict=True)
-            visual += sum(media.tokens for start, media in starts if start >= held)
+            heads[prompt.head_key] = prompt.head - self.held(prompt)
+            visual += sum(media.tokens for media in self.computed_media(prompt))
         return tokens + sum(heads.values()), visual
 
     def held(self, prompt: Rendered) -> int:
@@ -129,6 +127,12 @@ class ExportedEmbedder(QwenEmbedder):
         if key not in self._held:
             self._held[key] = prompt.head if self._prefix.begins(prompt) else 0
         return self._held[key]
+
+    def computed_media(self, prompt: Rendered) -> list[VisualInput]:
+        """A prompt's media but for those whose keys and values the text graph holds."""
+        held = self.held(prompt)
+        starts = zip(prompt.media_starts, prompt.media, strict=True)
+        return [media for start, media in starts if start >= held]
 
     def disc_vectors(self, prompts: Sequence[Rendered]) -> list[Vectors | UmeError]:
         """One pack; halved where memory does not suffice."""

@@ -49,7 +49,7 @@ class UmeEmbedding(MultiModalEmbedding):
         """
         unknown = sorted(set(fields) - set(type(self).model_fields))
         if unknown:
-            own = ", ".join(UmeEmbedding.__annotations__)
+            own = ", ".join(n for n in UmeEmbedding.__annotations__ if not n.startswith("_"))
             raise InvalidOption(f"unknown argument {unknown[0]!r}", fix=f"use: {own}")
         super().__init__(**fields)
         self._embedder = load(self.model_name, engine=self.engine, **self.load_options)
