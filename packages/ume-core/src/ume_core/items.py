@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image as PILImage
 
 from ume_core.errors import InvalidItem
-from ume_core.prompts import strip_recipe_suffix
+from ume_core.prompts import strip_request
 from ume_core.sizes import FrameSampling, VideoBudget
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -357,11 +357,18 @@ def _from_conversation(messages: Sequence[Mapping[str, Any]]) -> Item:
         )
     content = messages[0].get("content")
     if isinstance(content, str):
-        return Item((Text(strip_recipe_suffix(content)),))
+        return Item((Text(strip_request(content)),))
     if not isinstance(content, (list, tuple)):
         raise InvalidItem("the user message has no content", fix="give it a string or a list")
     parts = [part for element in cast("Sequence[Any]", content) for part in _parts(element)]
-    if parts and isinstance(parts[-1], Text):
-        stripped = strip_recipe_suffix(parts[-1].text)
-        parts[-1:] = [Text(stripped)] if stripped or len(parts) == 1 else []
-    return Item(tuple(parts))
+    return Item(tuple(_without_request(parts)))
+
+
+def _without_request(parts: list[Part]) -> list[Part]:
+    """The parts without the request that ends the last text; nothing is left of a bare one."""
+    for index, part in reversed(list(enumerate(parts))):
+        if isinstance(part, Text):
+            stripped = strip_request(part.text)
+            kept = [Text(stripped)] if stripped or len(parts) == 1 else []
+            return [*parts[:index], *kept, *parts[index + 1 :]]
+    return parts

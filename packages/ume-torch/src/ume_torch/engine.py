@@ -13,12 +13,13 @@ from torch import Tensor
 from ume_core.embedder import Sampling
 from ume_core.errors import CheckpointError, InvalidOption, UmeError
 from ume_core.loading import LoadOptions
-from ume_core.prompts import ANSWER_CLOSE, ANSWER_OPEN, GEN_TOKEN, THINK_CLOSE, THINK_OPEN
+from ume_core.prompts import ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
 from ume_core.qwen.checkpoint import find_checkpoint
 from ume_core.qwen.embedder import Output, Outputs, Prepared, QwenEmbedder, unit
 from ume_core.qwen.render import Rendered
 from ume_core.results import Record, Sample, Vectors
 from ume_core.signature import Mode
+from ume_torch.answers import split_answer
 from ume_torch.checkpoint import load_model
 from ume_torch.gen_cache import GenCache
 from ume_torch.generate import Row, Rules
@@ -95,7 +96,7 @@ class TorchEmbedder(QwenEmbedder):
     def _gen(self, prepared: Prepared, budget: int, sampling: Sampling | None) -> Outputs:
         """Answers as they finish; those of the gen cache at once."""
         signature = self.signature("gen")
-        lengths: dict[int, int] = {}
+        begun: dict[int, tuple[int, tuple[str, ...]]] = {}  # tokens and warnings of each prompt
         keys: dict[int, bytes] = {}
         ready: list[tuple[int, Output | UmeError]] = []
 
@@ -110,7 +111,7 @@ class TorchEmbedder(QwenEmbedder):
                     if kept is not None:
                         ready.append((index, Output(*kept)))
                         continue
-                lengths[index] = len(item.ids)
+                begun[index] = len(item.ids), item.warnings
                 yield index, item
 
         for made in self._runner.gen(uncached(), self._rules(budget), sampling, self._script()):
@@ -120,7 +121,7 @@ class TorchEmbedder(QwenEmbedder):
                 yield made
                 continue
             try:
-                output = self._gen_output(lengths.pop(made.number), made)
+                output = self._gen_output(*begun.pop(made.number), made)
             except UmeError as error:
                 yield made.number, error
                 continue
@@ -150,27 +151,18 @@ class TorchEmbedder(QwenEmbedder):
             return tokenizer.encode_trusted(f"{THINK_OPEN}{THINK_CLOSE}{ANSWER_OPEN}")
         return []
 
-    def _gen_output(self, prompt_tokens: int, made: Generated) -> Output:
+    def _gen_output(self, prompt_tokens: int, warnings: tuple[str, ...], made: Generated) -> Output:
         samples = tuple(self._sample(row) for row in made.rows)
         forced = next((s.reason for s in samples if s.status == "forced"), None)
-        record = Record("forced" if forced else "ok", forced, prompt_tokens, samples)
+        record = Record("forced" if forced else "ok", forced, prompt_tokens, samples, warnings)
         vectors = _unit(torch.stack([made.disc, *(row.state for row in made.rows)]))
         return Output(record, vectors[0], list(vectors[1:]))
 
     def _sample(self, row: Row) -> Sample:
         text = self._prepare.tokenizer.decode(row.ids)
-        thinking, summary = split_answer(text)
+        thinking, summary, short = split_answer(text)
         status = "ok" if row.forced is None else "forced"
-        return Sample(status, text, thinking, summary, row.generated_tokens, row.forced)
-
-
-def split_answer(text: str) -> tuple[str, str]:
-    """(thinking, summary) of a generated answer; a part that is not there is empty."""
-    thinking, closed, rest = text.partition(THINK_CLOSE)
-    if not closed:
-        return text.partition(THINK_OPEN)[2].partition(GEN_TOKEN)[0].strip(), ""
-    rest = rest.partition(GEN_TOKEN)[0].replace(ANSWER_OPEN, "").replace(ANSWER_CLOSE, "")
-    return thinking.partition(THINK_OPEN)[2].strip(), rest.strip()
+        return Sample(status, text, thinking, summary, row.generated_tokens, row.forced, short)
 
 
 def create(model: str | Path, options: LoadOptions) -> TorchEmbedder:

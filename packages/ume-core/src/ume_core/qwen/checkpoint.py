@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
+from ume_core.conventions import CONVENTIONS_FILE, Conventions, read_conventions
 from ume_core.errors import CheckpointError
 from ume_core.qwen.patches import PatchConfig
 
@@ -24,7 +25,7 @@ _SIDE_FILES = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
     "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json",
     "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
-    "chat_template.json", "chat_template.jinja",
+    "chat_template.json", "chat_template.jinja", CONVENTIONS_FILE,
 )  # fmt: skip
 _NOTES = frozenset(
     ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
@@ -46,6 +47,7 @@ class Checkpoint:
         config: config.json.
         chat_template: Jinja source.
         patches: preprocessor_config.json.
+        conventions: what its `ume_conventions.json` states; None without one.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Checkpoint:
     config: dict[str, Any]
     chat_template: str
     patches: PatchConfig
+    conventions: Conventions | None = None
 
     @property
     def hidden_size(self) -> int:
@@ -136,7 +139,9 @@ def find_checkpoint(
     else:
         patches = PatchConfig.from_json(_read_json(preprocessor, preprocessor.name))
     label = name or (str(model) if not Path(model).is_dir() else directory.name)
-    return Checkpoint(label, directory, config, _chat_template(directory), patches)
+    return Checkpoint(
+        label, directory, config, _chat_template(directory), patches, read_conventions(directory)
+    )
 
 
 def _without_notes(config: Any) -> Any:

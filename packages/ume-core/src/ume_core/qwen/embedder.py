@@ -56,20 +56,21 @@ class QwenEmbedder(ABC):
     ) -> None:
         self.checkpoint, self.options, self.dtype = checkpoint, options, dtype
         self._prepare = Preparer(checkpoint, options)
-        patches = checkpoint.patches
+        conventions, patches = self._prepare.conventions, self._prepare.patchify.config
         self._signature = Signature(
             model=checkpoint.name,
             weights=weights,
             mode="disc",
-            prompt=options.prompt,
-            text_only=options.text_only,
-            media_order=options.media_order,
+            prompt=conventions.prompt.name,
+            text_only=conventions.text_only,
+            media_order=conventions.media_order,
+            frame_lists=conventions.frame_lists,
             min_pixels=patches.min_pixels,
             max_pixels=patches.max_pixels,
             max_frames=options.limits.video_frames,
             dtype=dtype,
             dimensions=checkpoint.hidden_size,
-            aligned=options.aligned,
+            aligned=conventions.aligned,
             thinking=_thinking(options),
             decoding="draft" if options.jpeg_draft else "exact",
         )
@@ -178,7 +179,8 @@ class QwenEmbedder(ABC):
                 if isinstance(vector, UmeError):
                     yield index, vector
                 else:
-                    yield index, Output(Record("ok", None, len(prompt.ids)), vector, [])
+                    record = Record("ok", None, len(prompt.ids), warnings=prompt.warnings)
+                    yield index, Output(record, vector, [])
 
     def _result(self, outputs: list[Output], mode: Mode, samples: int) -> EmbeddingResult:
         shape = (len(outputs), samples, self.dimensions)

@@ -2,7 +2,8 @@
 
 Equal to transformers' Qwen2-VL image processor on the image the published recipe hands it (PIL
 bicubic resize to `smart_resize`'s size, then 1/255, mean and std of the checkpoint's
-preprocessor_config.json, patches in merge-window order).
+preprocessor_config.json, patches in merge-window order). The recipe resizes an image twice: first
+qwen-vl-utils by the item's own bounds or its defaults, then the processor by the bounds in force.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from PIL import Image as PILImage
 
 from ume_core.cache import ByteCache
+from ume_core.conventions import OFFICIAL
 from ume_core.errors import CheckpointError, InvalidItem, LimitExceeded
 from ume_core.fetch import Access, read_source
 from ume_core.items import Image, Video
@@ -28,6 +30,8 @@ from ume_core.sizes import (
     MERGE,
     PATCH,
     TEMPORAL_PATCH,
+    UTILS_MAX_PIXELS,
+    UTILS_MIN_PIXELS,
     VIDEO_MAX_PIXELS,
     VIDEO_MIN_PIXELS,
     VideoBudget,
@@ -104,9 +108,25 @@ class PatchConfig:
 class Patchifier:
     """Opens media under the access rules and cuts them into patches. Thread-safe."""
 
-    def __init__(self, config: PatchConfig, access: Access, *, draft: bool = False) -> None:
+    def __init__(
+        self,
+        config: PatchConfig,
+        access: Access,
+        *,
+        frame_lists: str = OFFICIAL.frame_lists,
+        draft: bool = False,
+    ) -> None:
+        """Prepare the pixel tables.
+
+        Args:
+            config: the checkpoint's settings with the pixel bounds in force.
+            access: what may be read, and how much.
+            frame_lists: see `ume_core.conventions.Conventions`.
+            draft: decode large JPEGs at a fraction of their size.
+        """
         self.config = config
         self.access = access
+        self._frame_lists = frame_lists
         self._draft = draft
         self._recent = ByteCache[bytes, VisualInput](_RECENT_BYTES, lambda v: v.patches.nbytes)
         values = np.arange(256, dtype=np.float64)[None, :] / 255.0
@@ -132,21 +152,20 @@ class Patchifier:
     def _image(
         self, image: Image, data: bytes | None, picture: PILImage.Image | None = None
     ) -> VisualInput:
-        size = (0, 0)
+        sizes: list[tuple[int, int]] = []
 
         def fit(source: tuple[int, int]) -> tuple[int, int]:
-            nonlocal size
-            size = self._image_size(image, source)
-            self.check_tokens(1, size)
-            return size[1], size[0]
+            """The (width, height) wanted of a picture of some (width, height)."""
+            sizes[:] = self._image_sizes(image, source)
+            self.check_tokens(1, sizes[-1])
+            return sizes[-1][1], sizes[-1][0]
 
         if picture is None:
             picture = open_image(image, self.access, data, fit if self._draft else None)
-        if size == (0, 0):
+        if not sizes:
             fit(picture.size)
-        if picture.size != (size[1], size[0]):
-            picture = picture.resize((size[1], size[0]), PILImage.Resampling.BICUBIC)
-        pixels = np.asarray(picture)
+        # A draft's pixels are its own already: one resize is enough.
+        pixels = np.asarray(_resized(picture, *(sizes[-1:] if self._draft else sizes)))
         return self._visual(np.stack([pixels, pixels]), "image")
 
     def _remembered(
@@ -165,11 +184,34 @@ class Patchifier:
         """Patches of one video."""
         frames = load_video(video, self.access)
         pictures = frames.images
-        if video.frames is not None:
-            pictures = [self._listed_frame(video, p) for p in pictures]
+        if video.frames is None:
+            pixels = self._frames_together(video, pictures)
+        elif self._frame_lists == "utils-0.0.11":
+            pixels = self._frames_like_images(video, pictures)
+        else:
+            pixels = self._frames_together(video, [self._listed_frame(video, p) for p in pictures])
+        return self._visual(pixels, "video", TEMPORAL_PATCH / frames.sample_fps)
+
+    def _frames_like_images(
+        self, video: Video, pictures: list[PILImage.Image]
+    ) -> npt.NDArray[np.uint8]:
+        """A list's frames as qwen-vl-utils 0.0.11 and the processor after it resize them.
+
+        Each frame is an image of its own there (`fetch_video` calls `fetch_image`); the processor
+        of transformers 4.49 then resizes each with Pillow, by its own bounds.
+        """
+        sizes = [self._image_sizes(video, p.size) for p in pictures]
+        self.check_tokens(len(pictures) // TEMPORAL_PATCH, sizes[0][1])
+        resized = [_resized(p, *s) for p, s in zip(pictures, sizes, strict=True)]
+        _check_one_size(resized)
+        return np.stack([np.asarray(p) for p in resized])
+
+    def _frames_together(
+        self, video: Video, pictures: list[PILImage.Image]
+    ) -> npt.NDArray[np.uint8]:
+        """Frames resized together, as qwen-vl-utils resizes those of a file."""
+        _check_one_size(pictures)
         width, height = pictures[0].size
-        if any(p.size != (width, height) for p in pictures):
-            raise InvalidItem("the video's frames have different sizes", fix="resize them alike")
         if video.resized_height and video.resized_width:
             bounds = self.config.min_pixels, self.config.max_pixels
             height, width = video.resized_height, video.resized_width
@@ -178,8 +220,7 @@ class Patchifier:
         low, high = bounds
         size = smart_resize(height, width, min_pixels=low, max_pixels=high)
         self.check_tokens(len(pictures) // TEMPORAL_PATCH, size)
-        pixels = resize_frames(np.stack([np.asarray(p) for p in pictures]), size)
-        return self._visual(pixels, "video", TEMPORAL_PATCH / frames.sample_fps)
+        return resize_frames(np.stack([np.asarray(p) for p in pictures]), size)
 
     def _visual(
         self, frames: npt.NDArray[np.uint8], kind: Literal["image", "video"], seconds: float = 0.0
@@ -209,18 +250,39 @@ class Patchifier:
         self.check_tokens(1, (new_h, new_w))
         return picture.resize((new_w, new_h), PILImage.Resampling.BICUBIC)
 
-    def _image_size(self, image: Image, source: tuple[int, int]) -> tuple[int, int]:
-        low = image.min_pixels if image.min_pixels is not None else self.config.min_pixels
-        high = image.max_pixels if image.max_pixels is not None else self.config.max_pixels
+    def _image_sizes(
+        self, media: Image | Video, source: tuple[int, int]
+    ) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The (height, width) that qwen-vl-utils gives a picture, and then the processor.
+
+        Args:
+            media: the image, or the video whose list holds the frame.
+            source: (width, height) of the picture.
+
+        Raises:
+            LimitExceeded: the item's own bounds contradict each other, or are beyond the limits.
+        """
+        low = media.min_pixels if media.min_pixels is not None else UTILS_MIN_PIXELS
+        high = media.max_pixels if media.max_pixels is not None else UTILS_MAX_PIXELS
+        width, height = source
+        if media.resized_height and media.resized_width:
+            height, width = media.resized_height, media.resized_width
+            low, high = UTILS_MIN_PIXELS, UTILS_MAX_PIXELS
         if high < low:
             raise LimitExceeded(
-                f"the image's max_pixels ({high}) is below its min_pixels ({low})",
+                f"the picture's max_pixels ({high:,}) is below its min_pixels ({low:,})",
                 fix="lower min_pixels or raise max_pixels",
             )
-        width, height = source
-        if image.resized_height and image.resized_width:
-            height, width = image.resized_height, image.resized_width
-        return smart_resize(height, width, min_pixels=low, max_pixels=high)
+        first = smart_resize(height, width, min_pixels=low, max_pixels=high)
+        most = self.access.limits.image_pixels
+        if first[0] * first[1] > most:
+            raise LimitExceeded(
+                f"the picture would be resized to {first[1]:,}x{first[0]:,} pixels, more than "
+                f"limits.image_pixels ({most:,})",
+                fix="lower min_pixels, max_pixels or the size asked for",
+            )
+        bounds = self.config.min_pixels, self.config.max_pixels
+        return first, smart_resize(*first, min_pixels=bounds[0], max_pixels=bounds[1])
 
     def check_tokens(self, steps: int, size: tuple[int, int]) -> None:
         """Refuse what could not fit a prompt, before its pixels are resized."""
@@ -262,6 +324,19 @@ class Patchifier:
         for channel in range(channels):
             np.take(self._table[channel], bytes_[:, channel], out=out[:, channel])
         return np.reshape(out, (rows, -1))
+
+
+def _check_one_size(frames: list[PILImage.Image]) -> None:
+    if any(f.size != frames[0].size for f in frames):
+        raise InvalidItem("the video's frames have different sizes", fix="resize them alike")
+
+
+def _resized(picture: PILImage.Image, *sizes: tuple[int, int]) -> PILImage.Image:
+    """The picture resized to one (height, width) after the other."""
+    for height, width in sizes:
+        if picture.size != (width, height):
+            picture = picture.resize((width, height), PILImage.Resampling.BICUBIC)
+    return picture
 
 
 def resize_frames(frames: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:

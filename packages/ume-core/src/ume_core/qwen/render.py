@@ -41,6 +41,7 @@ class Rendered:
         disc_index: index of `<disc_emb>`.
         head: tokens before the user's own content, the same in every such prompt.
         head_key: digest of the head's tokens and media.
+        warnings: what was noticed about the item, for its record.
     """
 
     ids: npt.NDArray[np.int64]
@@ -50,6 +51,7 @@ class Rendered:
     disc_index: int
     head: int
     head_key: bytes
+    warnings: tuple[str, ...] = ()
 
     def until(self, length: int) -> Rendered:
         """The first `length` tokens, and the media that begin among them."""
@@ -60,16 +62,23 @@ class Rendered:
         )  # fmt: skip
 
 
-def layout(item: Item, media_first: bool) -> tuple[tuple[str, ...], list[str]]:
+def layout(
+    item: Item, media_first: bool, constant_media: int = 0
+) -> tuple[tuple[str, ...], list[str]]:
     """The user turn: kinds of its content elements in order, and the texts among them.
 
-    With `media_first` (the official evaluation's order) all media precede all text; without it the
-    parts keep their order. The last element is always a text: the recipe's ending joins it.
+    With `media_first` all media precede all text, which is stripped of placeholders and white space
+    unless all media are constant (the blank picture), as in the official evaluation
+    (`eval_collator.py`); without it the parts keep their order. The last element is always a
+    text: the recipe's ending joins it.
     """
     lead = item.instruction or ""
     media = tuple("image" if isinstance(m, Image) else "video" for m in item.media)
     if media_first:
-        return (*media, "text"), [f"{lead} {item.text}".strip(" ") if lead else item.text]
+        text = f"{lead} {item.text}".strip(" ") if lead else item.text
+        if len(media) > constant_media:
+            text = text.replace("<|image_pad|>", "").replace("<|video_pad|>", "").strip()
+        return (*media, "text"), [text]
     kinds = ["text" if isinstance(p, Text) else type(p).__name__.lower() for p in item.parts]
     texts = [p.text for p in item.parts if isinstance(p, Text)]
     if kinds[-1] != "text":
@@ -115,7 +124,7 @@ class Renderer:
         Raises:
             LimitExceeded: more text or tokens than the limits allow.
         """
-        kinds, texts = layout(item, media_first)
+        kinds, texts = layout(item, media_first, constant_media)
         before, after = prompt.around_disc(gen)
         texts[-1] += before
         ids: list[int] = []

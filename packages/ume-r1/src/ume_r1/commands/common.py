@@ -19,12 +19,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ume_core.conventions import CONVENTIONS, FRAME_LISTS, MEDIA_ORDER, TEXT_ONLY
 from ume_core.embedder import Embedder
 from ume_core.errors import MediaError
 from ume_core.items import Item, Text, part_from_path
 from ume_core.limits import Limits
 from ume_core.loading import LoadOptions
-from ume_core.prompts import PROMPTS
+from ume_core.prompts import PROMPT_ALIASES, PROMPTS
 from ume_core.signature import MODES
 from ume_r1.loading import DEFAULT_MODEL, load
 
@@ -40,11 +41,21 @@ def model_arguments(
     group.add_argument("--engine", default="auto", help="see 'ume plugins'")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     group.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
-    group.add_argument("--prompt", default=None, choices=sorted(PROMPTS), help="prompt version")
     group.add_argument(
-        "--text-only", default=None, choices=("blank", "plain"), help="policy for text-only items"
+        "--conventions", default=None, choices=sorted(CONVENTIONS),
+        help="how items become prompts (default: the checkpoint's own, else official)",
+    )  # fmt: skip
+    group.add_argument(
+        "--prompt", default=None, choices=sorted([*PROMPTS, *PROMPT_ALIASES]),
+        help="the request for a summary",
+    )  # fmt: skip
+    group.add_argument(
+        "--text-only", default=None, choices=TEXT_ONLY, help="policy for text-only items"
     )
-    group.add_argument("--media-order", default=None, choices=("media-first", "given"))
+    group.add_argument("--media-order", default=None, choices=MEDIA_ORDER, help="order of parts")
+    group.add_argument(
+        "--frame-lists", default=None, choices=FRAME_LISTS, help="rule that resizes listed frames"
+    )
     group.add_argument(
         "--provider", default=None, choices=("auto", "cpu", "cuda", "tensorrt"),
         help="ONNX Runtime's execution provider",
@@ -69,9 +80,11 @@ def load_from(args: argparse.Namespace, **changes: Any) -> Embedder:
     asked = {
         "device": args.device,
         "dtype": args.dtype,
+        "conventions": args.conventions,
         "prompt": args.prompt,
         "text_only": args.text_only,
         "media_order": args.media_order,
+        "frame_lists": args.frame_lists,
         "provider": args.provider,
         "thinking": args.thinking,
         "gen_cache": args.gen_cache,

@@ -27,7 +27,7 @@ _META = "ume-index.json"
 _TABLE = "items"
 _VERSION = 2
 # Load options that decide vectors and are stored with them.
-OPTIONS = ("prompt", "text_only", "media_order", "dtype", "thinking")
+OPTIONS = ("prompt", "text_only", "media_order", "frame_lists", "dtype", "thinking")
 
 
 @dataclass(frozen=True)
