@@ -75,13 +75,13 @@ def test_the_published_readmes_messages_are_understood() -> None:
 ENDINGS = {
     "README, demos": "\n<disc_emb>\nRepresent the above input text, images, videos, or any "
     "combination of the three as embeddings. \nFirst output the thinking process in "
-    "<think> </think> tags and then summarize the entire input in a word or sentence. \nFinally, use the <gen_emb> tag to "
-    "represent the entire input.",
+    "<think> </think> tags and then summarize the entire input in a word or sentence. "
+    "\nFinally, use the <gen_emb> tag to represent the entire input.",
     "README, disc": "\n<disc_emb>\n",
     "evaluation, SFT": "\n<disc_emb>\nRepresent the above input text, images, videos, or any "
     "combination of the three as embeddings. First output the thinking process in "
-    "<think> </think> tags and then summarize the entire input in a word or sentence. Finally, use the <gen_emb> tag to "
-    "represent the entire input.",
+    "<think> </think> tags and then summarize the entire input in a word or sentence. "
+    "Finally, use the <gen_emb> tag to represent the entire input.",
 }
 ENDINGS["RL"] = " " + ENDINGS["evaluation, SFT"]
 ENDINGS["flattened"] = " " + " ".join(ENDINGS["README, demos"].split())
