@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from ume_core.hookspecs import has_gpu
+from ume_qwen.devices import has_gpu
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 BEGIN, END = "<!-- matrix: written by the tests -->", "<!-- end of the matrix -->"

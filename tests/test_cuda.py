@@ -93,7 +93,7 @@ def test_bfloat16_with_and_without_one_call_for_all_segments(checkpoint: Make, k
     runner: Any = other._runner
     runner._decoder.varlen = runner._vision._varlen = None
     looped = other.embed(mixed_items())
-    for _ in range(2):  # the second time with stored heads
+    for _ in range(2):  # the second time with cached prefixes
         at_once = engine.embed(mixed_items())
         assert _least_cosine(at_once, exact) > 0.99
         assert _least_cosine(at_once, looped) > 0.99

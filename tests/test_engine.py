@@ -25,7 +25,7 @@ from ume_core import (
     Sampling,
     Video,
 )
-from ume_core.qwen.checkpoint import find_checkpoint
+from ume_qwen.checkpoint import find_checkpoint
 from ume_core.testing.contract import mixed_items, picture
 from ume_torch import TorchEmbedder
 

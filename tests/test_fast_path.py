@@ -119,7 +119,7 @@ def test_one_call_for_all_segments_means_the_same_as_the_loop(
     assert varlen is not None
     runner: Any = again._runner
     runner._decoder.varlen = runner._vision._varlen = varlen
-    for _ in range(2):  # the second time with stored heads
+    for _ in range(2):  # the second time with cached prefixes
         close(again.embed(many_items(), mode="both", max_new_tokens=4), expected)
     assert kernel.calls > 0
 

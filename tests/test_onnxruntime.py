@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 import ume_core
 import ume_nano
 from ume_core import CheckpointError, Image, InvalidOption, LoadOptions, ModeNotSupported, Video
-from ume_core.qwen import exported as exported_module
-from ume_core.qwen import graphs
-from ume_core.qwen.checkpoint import find_checkpoint
-from ume_core.qwen.prefix import Prefix, prefix_prompt
+from ume_qwen.exported import embedder as exported_module
+from ume_qwen.exported import inputs
+from ume_qwen.checkpoint import find_checkpoint
+from ume_qwen.exported.prefix import Prefix, prefix_prompt
 from ume_core.testing import EmbedderContract
 from ume_core.testing.contract import mixed_items, picture
 from ume_onnxruntime import OnnxEmbedder, sessions
@@ -81,10 +81,10 @@ def test_what_all_prompts_begin_with_is_not_computed(
 
     monkeypatch.setattr(OnnxEmbedder, "run_graph", counting)
     engine = OnnxEmbedder(exported)
-    prefix = json.loads((exported / graphs.MANIFEST).read_text())["prefix"]
+    prefix = json.loads((exported / MANIFEST).read_text())["prefix"]
     text = engine.embed(["a dog"])
     ((graph, arrays),) = ran  # the blank picture is not computed either
-    assert graph == graphs.TEXT and set(arrays["prefix_tokens"]) == {len(prefix["ids"])}
+    assert graph == inputs.TEXT and set(arrays["prefix_tokens"]) == {len(prefix["ids"])}
     tokens = text.records[0].prompt_tokens
     assert tokens is not None and len(arrays["input_ids"]) == tokens - len(prefix["ids"])
     engine.embed([Image(picture(1)), Image(picture(2))])
@@ -97,7 +97,7 @@ def test_what_all_prompts_begin_with_is_not_computed(
     ran.clear()
     assert np.abs(engine.embed(many()).vectors("disc") - expected).max() <= 1e-5
     seen = {
-        int(n) for graph, arrays in ran if graph == graphs.TEXT for n in arrays["prefix_tokens"]
+        int(n) for graph, arrays in ran if graph == inputs.TEXT for n in arrays["prefix_tokens"]
     }
     assert seen == {0, before_blank}
 
@@ -117,22 +117,22 @@ def test_a_template_with_media_behind_the_text_has_a_prefix_without_them(tmp_pat
     assert backwards != forwards
     template.write_text(backwards)
     prompt = prefix_prompt(find_checkpoint(tmp_path))
-    assert prompt.media == () and len(prompt.ids) == prompt.head > 0
+    assert prompt.media == () and len(prompt.ids) == prompt.prefix > 0
     assert Prefix.of(prompt).begins(prompt)
 
 
 def _rolled(layout: Any, media: Any) -> Any:
-    arrays = graphs.VisionLayout.arrays(layout, media)
+    arrays = inputs.VisionLayout.arrays(layout, media)
     return arrays | {"cos": np.roll(arrays["cos"], 1, 0), "sin": np.roll(arrays["sin"], 1, 0)}
 
 
 def _no_windows(layout: Any, media: Any) -> Any:
-    arrays = graphs.VisionLayout.arrays(layout, media)
+    arrays = inputs.VisionLayout.arrays(layout, media)
     return arrays | {"window_bias": np.zeros_like(arrays["window_bias"])}
 
 
 def _flat_positions(*args: Any, **named: Any) -> Any:
-    arrays = graphs.text_arrays(*args, **named)
+    arrays = inputs.text_arrays(*args, **named)
     positions = np.broadcast_to(
         np.arange(arrays["input_ids"].shape[0]), arrays["position_ids"].shape
     )
@@ -140,12 +140,12 @@ def _flat_positions(*args: Any, **named: Any) -> Any:
 
 
 def _one_before(*args: Any, **named: Any) -> Any:
-    arrays = graphs.text_arrays(*args, **named)
+    arrays = inputs.text_arrays(*args, **named)
     return arrays | {"embed_index": arrays["embed_index"] - 1}
 
 
 def _shorter_prefix(*args: Any, **named: Any) -> Any:
-    arrays = graphs.text_arrays(*args, **named)
+    arrays = inputs.text_arrays(*args, **named)
     return arrays | {"prefix_tokens": arrays["prefix_tokens"] - 1}
 
 
@@ -217,14 +217,14 @@ def test_32_callers_do_not_mix_results_or_grow_memory(exported: Path) -> None:
 def test_out_of_memory_halves_the_batch(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = OnnxEmbedder(exported)
     expected = engine.embed(many()).vectors("disc")
-    graph = engine._graphs[graphs.TEXT]
+    graph = engine._graphs[inputs.TEXT]
 
     def scarce(arrays: Any) -> Any:
         if len(arrays["embed_index"]) > 1:
             raise RuntimeError("[ONNXRuntimeError] : 6 : Failed to allocate memory for buffer")
         return graph(arrays)
 
-    monkeypatch.setitem(engine._graphs, graphs.TEXT, scarce)
+    monkeypatch.setitem(engine._graphs, inputs.TEXT, scarce)
     assert np.abs(engine.embed(many()).vectors("disc") - expected).max() < 1e-5
 
 
@@ -243,17 +243,17 @@ def test_what_is_no_export_says_how_to_make_one(exported: Path, tmp_path: Path) 
     ):
         copy = tmp_path / str(number)
         shutil.copytree(exported, copy)
-        manifest = json.loads((copy / graphs.MANIFEST).read_text()) | change
-        (copy / graphs.MANIFEST).write_text(json.dumps(manifest))
+        manifest = json.loads((copy / MANIFEST).read_text()) | change
+        (copy / MANIFEST).write_text(json.dumps(manifest))
         with pytest.raises(CheckpointError, match="export again"):
             OnnxEmbedder(copy)
-    old = json.loads((exported / graphs.MANIFEST).read_text()) | {"format": 2}
+    old = json.loads((exported / MANIFEST).read_text()) | {"format": 2}
     del old["prefix"]
-    (tmp_path / "0" / graphs.MANIFEST).write_text(json.dumps(old))
+    (tmp_path / "0" / MANIFEST).write_text(json.dumps(old))
     with pytest.raises(CheckpointError, match="has format 2; this version reads 3"):
         OnnxEmbedder(tmp_path / "0")
     (tmp_path / "0" / "onnx" / "text_encoder.onnx").write_bytes(b"no graph")
-    shutil.copy(exported / graphs.MANIFEST, tmp_path / "0")
+    shutil.copy(exported / MANIFEST, tmp_path / "0")
     with pytest.raises(CheckpointError, match="not those that were checked"):
         OnnxEmbedder(tmp_path / "0")
     with pytest.raises(CheckpointError, match="cannot be loaded"):
@@ -297,11 +297,11 @@ def test_a_tensorrt_the_provider_cannot_load_is_named() -> None:
 
 
 def test_the_manifest_describes_the_artifact(exported: Path) -> None:
-    manifest = json.loads((exported / graphs.MANIFEST).read_text())
+    manifest = json.loads((exported / MANIFEST).read_text())
     assert manifest["opset"] == 20 and manifest["precision"] == "float32"
     assert manifest["parity"]["max_difference"] <= 1e-5 == manifest["parity"]["bound"]
     assert len(manifest["parity"]["cases"]) == 7
-    assert list(manifest["inputs"]["text_encoder"]) == list(graphs.TEXT_INPUTS)
+    assert list(manifest["inputs"]["text_encoder"]) == list(inputs.TEXT_INPUTS)
     assert manifest["inputs"]["vision_encoder"]["pixel_values"] == [
         "FLOAT", ["images", "patches", 1176]
     ]  # fmt: skip
@@ -345,7 +345,7 @@ def test_optimums_own_entry_point_makes_the_same_graphs(exported: Path, tmp_path
     assert run.returncode == 0, run.stderr[-2000:]
     ours = tmp_path / "ours"
     shutil.copytree(exported, ours)
-    for graph in (graphs.VISION, graphs.TEXT):
+    for graph in (inputs.VISION, inputs.TEXT):
         shutil.copy(tmp_path / graph / "model.onnx", ours / "onnx" / f"{graph}.onnx")
     found = OnnxEmbedder(ours, unchecked=True).embed(many()).vectors("disc")
     expected = OnnxEmbedder(exported).embed(many()).vectors("disc")
@@ -402,10 +402,10 @@ def test_bfloat16_graphs_are_checked_but_for_their_rounding(
     if source == "stored in float32":
         model = in_shards(checkpoint("qwen2_5_vl"), tmp_path / "shards")
     assert main(["export", str(model), str(directory), "--precision", "bfloat16"]) == 0
-    parity = json.loads((directory / graphs.MANIFEST).read_text())["parity"]
+    parity = json.loads((directory / MANIFEST).read_text())["parity"]
     assert parity["max_difference"] <= 1e-5 == parity["bound"]
     assert parity["arithmetic"] == "float32"
-    for graph in (graphs.VISION, graphs.TEXT):
+    for graph in (inputs.VISION, inputs.TEXT):
         weights = onnx.load(str(directory / "onnx" / f"{graph}.onnx")).graph.initializer
         types = {t.data_type for t in weights if len(t.dims) == 2}
         assert types == {onnx.TensorProto.BFLOAT16}
@@ -418,7 +418,7 @@ def test_bfloat16_graphs_are_checked_but_for_their_rounding(
 def test_lower_precisions_are_measured_and_gated(precision: str, tmp_path: Path) -> None:
     directory = tmp_path / precision
     assert main(["export", "ume-nano", str(directory), "--precision", precision]) == 0
-    parity = json.loads((directory / graphs.MANIFEST).read_text())["parity"]
+    parity = json.loads((directory / MANIFEST).read_text())["parity"]
     assert 1e-6 < parity["max_difference"] <= parity["bound"] and parity["cosine"] > 0.99
     engine = ume_core.load(directory)
     pictures = [Image(path) for path in sorted(Path("tools/gallery").glob("*.png"))[:8]]

@@ -24,10 +24,10 @@ import pytest
 import ume_core
 from tests.matrix import HARDWARE
 from ume_core import CheckpointError, EngineUnavailable, Image, InvalidOption, LimitExceeded, Video
-from ume_core.hookspecs import has_gpu
-from ume_core.loading import LoadOptions
-from ume_core.qwen.checkpoint import files_digest
-from ume_core.qwen.graphs import ENGINES, MANIFEST, OUTPUTS, TEXT, VISION, Arrays, Floats
+from ume_qwen.devices import has_gpu
+from ume_core.options import LoadOptions
+from ume_qwen.checkpoint import files_digest
+from ume_qwen.exported.inputs import OUTPUTS, TEXT, VISION, Arrays, Floats
 from ume_core.testing import EmbedderContract
 from ume_core.testing.contract import mixed_items, picture
 from ume_onnxruntime import OnnxEmbedder
@@ -299,7 +299,7 @@ def test_engines_of_another_build_are_refused_with_the_rebuild_command(
     shutil.copytree(exported, directory)
     with pytest.raises(CheckpointError, match=r"ume export .* --engine tensorrt"):
         read_manifest(directory)
-    built = _built(exported, directory / ENGINES)
+    built = _built(exported, directory / FOLDER)
     found = read_manifest(directory)
     assert found == built and found.parsed_profiles(directory) == NARROW
     here = Device("NVIDIA H200", "9.0")
@@ -324,12 +324,12 @@ def test_engines_of_another_build_are_refused_with_the_rebuild_command(
     for manifest, version, device, kind, match in refused:
         with pytest.raises(kind, match=f"{match}.*Fix: run: ume export"):
             check(manifest, version, device)
-    (directory / ENGINES / f"{TEXT}.plan").write_bytes(b"changed")
+    (directory / FOLDER / f"{TEXT}.plan").write_bytes(b"changed")
     with pytest.raises(CheckpointError, match="were changed"):
         check(found)
     for text in ("{", "[]", '{"x": 1}', json.dumps(dataclasses.asdict(found) | {"format": 9}),
                  json.dumps(dataclasses.asdict(found) | {"device": 3})):  # fmt: skip
-        (directory / ENGINES / "engines.json").write_text(text)
+        (directory / FOLDER / "engines.json").write_text(text)
         with pytest.raises(CheckpointError, match="Fix: run: ume export"):
             read_manifest(directory)
 
@@ -340,7 +340,7 @@ def test_without_tensorrt_engines_are_served_by_onnxruntime_and_nothing_is_built
 ) -> None:
     directory = tmp_path / "copy"
     shutil.copytree(exported, directory)
-    _built(exported, directory / ENGINES)
+    _built(exported, directory / FOLDER)
     assert ume_core.load(directory).name == "onnxruntime"
     with pytest.raises(EngineUnavailable, match=r"tensorrt engine needs .*onnxruntime"):
         ume_core.load(directory, engine="tensorrt")

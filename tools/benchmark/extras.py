@@ -12,7 +12,7 @@ import ume_nano
 from tools.benchmark.cases import text
 from tools.benchmark.race import Field
 from ume_core.items import Image
-from ume_core.loading import LoadOptions
+from ume_core.options import LoadOptions
 from ume_torch.engine import TorchEmbedder
 from ume_torch.kv import KeyValues
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ume_core.qwen.render import Rendered
+from ume_qwen.render import RenderedPrompt
 
 
-def disc_flops(config: Any, prompts: list[Rendered]) -> float:
+def disc_flops(config: Any, prompts: list[RenderedPrompt]) -> float:
     """Multiply-adds x 2 that the published recipe needs for disc, without padding.
 
     Linear layers of text and vision and both attentions; no vocabulary logits. What sharing and

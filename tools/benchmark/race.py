@@ -20,7 +20,7 @@ from tools.benchmark.baselines import WORD, Mteb, Native, Upstream
 from tools.benchmark.cases import Case, make_cases
 from tools.benchmark.flops import disc_flops, synchronize, weight_bytes
 from ume_core.embedder import Sampling
-from ume_core.loading import LoadOptions
+from ume_core.options import LoadOptions
 from ume_core.results import Vectors
 from ume_sentence_transformers.native import save
 from ume_torch.checkpoint import DTYPES

@@ -14,9 +14,9 @@ from typing import Any
 from tools.benchmark import report
 from tools.benchmark.duel import Contestant, duel, plot
 from tools.benchmark.exported import export
-from ume_core.hookspecs import has_gpu
+from ume_qwen.devices import has_gpu
 from ume_core.loading import locate
-from ume_core.qwen.graphs import ENGINES
+from ume_tensorrt.manifest import FOLDER
 from ume_onnxruntime.export_command import find_python
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,7 +49,7 @@ def main() -> int:
         subprocess.run([python, "-m", "ume_export", *build], check=True)
     except subprocess.CalledProcessError:  # it said why
         return 1
-    built = json.loads((exported / ENGINES / "engines.json").read_text("utf-8"))
+    built = json.loads((exported / FOLDER / "engines.json").read_text("utf-8"))
     found = {
         "model": name, "precision": args.precision, "date": time.strftime("%Y-%m-%d"),
         "command": "tools/check-tensorrt " + " ".join(sys.argv[1:]),

@@ -24,7 +24,7 @@ from tools.nano.recipe import text_teacher
 from tools.nano.sources import UNSEEN_STYLE
 from tools.nano.sprites import load_sprites
 from ume_core.items import Item, Text
-from ume_core.loading import LoadOptions
+from ume_core.options import LoadOptions
 from ume_core.results import Vectors
 from ume_torch import TorchEmbedder
 

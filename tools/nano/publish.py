@@ -23,7 +23,7 @@ import torch
 import ume_nano
 from tools.nano.evaluate import CACHE, ROOT, Cell, table
 from tools.nano.sources import SOURCES
-from ume_core.qwen.checkpoint import find_checkpoint
+from ume_qwen.checkpoint import find_checkpoint
 from ume_torch.checkpoint import load_model
 from ume_train.sft import save_weights
 

@@ -21,23 +21,23 @@ import torch
 from onnx import TensorProto, numpy_helper
 from safetensors.torch import load_file, save_file
 
-from ume_core.loading import LoadOptions
-from ume_core.qwen.checkpoint import find_checkpoint
-from ume_core.qwen.graphs import TEXT, VISION
-from ume_core.qwen.manifest import Manifest
-from ume_onnxruntime.engine import OnnxEmbedder
+from ume_core.options import LoadOptions
+from ume_qwen.checkpoint import find_checkpoint
+from ume_qwen.exported.inputs import TEXT, VISION
+from ume_qwen.exported.manifest import Manifest
+from ume_onnxruntime.engine import create
 
 
 @contextmanager
-def on_cpu(directory: Path, precision: str) -> Iterator[OnnxEmbedder]:
+def on_cpu(directory: Path, precision: str) -> Iterator[ExportedEmbedder]:
     """An export on ONNX Runtime's CPU, checked or not; bfloat16's as its float32 twin."""
     options = LoadOptions(device="cpu")
     if precision != "bfloat16":
-        yield OnnxEmbedder(directory, options, unchecked=True)
+        yield create(directory, options, unchecked=True)
         return
     with TemporaryDirectory(dir=directory, prefix=".float32-") as twin:  # where room was made
         write_twin(directory, Path(twin))
-        yield OnnxEmbedder(twin, options, unchecked=True)
+        yield create(twin, options, unchecked=True)
 
 
 def write_twin(directory: Path, twin: Path) -> None:

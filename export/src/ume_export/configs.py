@@ -17,14 +17,14 @@ from optimum.exporters.onnx.model_patcher import ModelPatcher
 from optimum.exporters.tasks import TasksManager
 from optimum.utils import NormalizedConfig
 
-from ume_core.qwen.checkpoint import find_checkpoint
-from ume_core.qwen.graphs import OUTPUTS, TEXT, TEXT_INPUTS, VISION, VisionLayout, text_arrays
-from ume_core.qwen.pack import build_pack
-from ume_core.qwen.patches import VisualInput
-from ume_core.qwen.positions import mrope_positions
-from ume_core.qwen.prefix import Prefix, prefix_prompt
-from ume_core.qwen.render import Rendered
-from ume_export.modules import KeyValues, TextEncoder, VisionEncoder, key_values, vision_layout
+from ume_qwen.checkpoint import find_checkpoint
+from ume_qwen.exported.inputs import OUTPUTS, TEXT, TEXT_INPUTS, VISION, VisionLayout, text_arrays
+from ume_qwen.pack import build_pack
+from ume_qwen.patches import VisualInput
+from ume_qwen.positions import mrope_positions
+from ume_qwen.exported.prefix import Prefix, prefix_prompt
+from ume_qwen.render import RenderedPrompt
+from ume_export.modules import PrefixKV, TextEncoder, VisionEncoder, key_values, vision_layout
 
 TASKS = {
     VISION: "discriminative-embedding-vision",
@@ -34,7 +34,7 @@ TASKS = {
 # Attention and RMSNormalization, of which parsers know the first only lately.
 OPSET = 20
 _PREFIX = "ume_prefix"  # attribute of a model that keeps it
-_HEAD = b"traced"  # key of the dummy prompts' head
+_TRACED = b"traced"  # key of the dummy prompts' prefix
 for _task in TASKS.values():
     TasksManager._TRANSFORMERS_TASKS_TO_MODEL_LOADERS.setdefault(
         _task, "AutoModelForImageTextToText"
@@ -139,7 +139,7 @@ class QwenTextOnnxConfig(_DiscConfig):
         hidden = int(self._config.get_text_config().hidden_size)
         rng = np.random.default_rng(0)
         states = {visual.digest: rng.standard_normal((visual.tokens, hidden)).astype(np.float32)}
-        pack = build_pack([_prompt([8, visual, 4]), _prompt([13])], stored={_HEAD})
+        pack = build_pack([_prompt([8, visual, 4]), _prompt([13])], cached={_TRACED})
         return _tensors(text_arrays(pack, states, hidden=hidden), framework)
 
 
@@ -149,7 +149,7 @@ def onnx_config(graph: str, config: Any) -> OnnxConfig:
     return kind(config, task=TASKS[graph])
 
 
-def prefix_of(model: Any) -> tuple[Prefix, KeyValues]:
+def prefix_of(model: Any) -> tuple[Prefix, PrefixKV]:
     """The prefix of a checkpoint's prompts; computed once per model, which needs its vision tower.
 
     Args:
@@ -166,7 +166,7 @@ def _noise(h: int, w: int, seed: int) -> VisualInput:
     return VisualInput(patches, (1, h, w), "image", bytes([seed]) * 16)
 
 
-def _prompt(spans: list[int | VisualInput]) -> Rendered:
+def _prompt(spans: list[int | VisualInput]) -> RenderedPrompt:
     ids: list[int] = []
     starts: list[int] = []
     for span in spans:
@@ -174,8 +174,8 @@ def _prompt(spans: list[int | VisualInput]) -> Rendered:
             starts.append(len(ids))
         ids += [5] * (span if isinstance(span, int) else span.tokens)
     media = tuple(s for s in spans if not isinstance(s, int))
-    return Rendered(
-        np.array(ids), mrope_positions(spans), media, tuple(starts), len(ids) - 1, 3, _HEAD
+    return RenderedPrompt(
+        np.array(ids), mrope_positions(spans), media, tuple(starts), len(ids) - 1, 3, _TRACED
     )
 
 

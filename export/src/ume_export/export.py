@@ -17,15 +17,15 @@ import onnx
 from optimum.exporters.onnx import export as optimum_export
 from safetensors import safe_open
 
-from ume_core.directories import new_directory
+from ume_qwen.directories import new_directory
 from ume_core.errors import CheckpointError, InvalidOption
-from ume_core.qwen.checkpoint import (
+from ume_qwen.checkpoint import (
     Checkpoint,
     files_digest,
     find_checkpoint,
 )
-from ume_core.qwen.graphs import TEXT, VISION
-from ume_core.qwen.manifest import Manifest
+from ume_qwen.exported.inputs import TEXT, VISION
+from ume_qwen.exported.manifest import Manifest
 from ume_export.configs import OPSET, onnx_config, prefix_of
 from ume_export.operators import check_operators
 from ume_export.parity import BOUNDS, check_parity
@@ -101,7 +101,7 @@ def _export_into(
         opset=opset,
         inputs={graph: _inputs(path) for graph, path in graphs.items()},
         prefix=prefix.as_json(),
-        graphs=files_digest(sorted(folder.iterdir())),
+        graphs_digest=files_digest(sorted(folder.iterdir())),
         parity={"passed": False},
         versions={
             n: version(n) for n in ("torch", "transformers", "optimum", "optimum-onnx", "onnx")
@@ -118,7 +118,7 @@ def _export_into(
             f"(cosine {parity['cosine']:.6f}); the bound is {BOUNDS[precision]}",
             fix="use a higher precision; if this is float32, report it as a bug",
         )
-    checked = Manifest(**{**manifest.__dict__, "parity": parity})
+    checked = replace(manifest, parity=parity)
     checked.write(part)
     return checked
 

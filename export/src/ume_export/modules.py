@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ume_core.qwen.graphs import VisionLayout
-from ume_core.qwen.render import Rendered
+from ume_qwen.exported.inputs import VisionLayout
+from ume_qwen.render import RenderedPrompt
 
 
 @dataclass(frozen=True)
-class KeyValues:
+class PrefixKV:
     """Of a prefix, rotated, float32: both (layers, heads, tokens, dim)."""
 
     keys: Tensor
@@ -44,7 +44,7 @@ class VisionEncoder(nn.Module):
     def forward(
         self, pixel_values: Tensor, cos: Tensor, sin: Tensor, window_bias: Tensor | None = None
     ) -> Tensor:
-        """See `ume_core.qwen.graphs.VisionLayout.arrays` for the inputs."""
+        """See `ume_qwen.exported.inputs.VisionLayout.arrays` for the inputs."""
         tower = self.tower
         images = pixel_values.shape[0]
         weight = tower.patch_embed.proj.weight.view(-1, self.inputs)
@@ -85,8 +85,8 @@ class VisionEncoder(nn.Module):
 class TextEncoder(nn.Module):
     """Prompts packed end to end to unit vectors (rows, hidden)."""
 
-    def __init__(self, model: Any, prefix: KeyValues | None = None) -> None:
-        """`prefix` is what prompts begin with that do not bring their head."""
+    def __init__(self, model: Any, prefix: PrefixKV | None = None) -> None:
+        """`prefix` is what prompts begin with that do not bring their own."""
         super().__init__()
         text = model.model.language_model
         self.text = text
@@ -108,7 +108,7 @@ class TextEncoder(nn.Module):
         visual_index: Tensor,
         embed_index: Tensor,
     ) -> Tensor:
-        """See `ume_core.qwen.graphs.text_arrays` for the inputs."""
+        """See `ume_qwen.exported.inputs.text_arrays` for the inputs."""
         x = self.text.embed_tokens(input_ids)
         visual = F.embedding(visual_index, visual_embeds).to(x.dtype)
         x = torch.where((visual_index > 0).unsqueeze(-1), visual, x)
@@ -194,7 +194,7 @@ def vision_layout(config: Any) -> VisionLayout:
 
 
 @torch.inference_mode()
-def key_values(model: Any, prompt: Rendered) -> KeyValues:
+def key_values(model: Any, prompt: RenderedPrompt) -> PrefixKV:
     """A prompt's keys and values, computed in float32 whatever the model's dtype."""
     encoder = TextEncoder(model)
     device = encoder.text.embed_tokens.weight.device
@@ -212,7 +212,7 @@ def key_values(model: Any, prompt: Rendered) -> KeyValues:
         x, k, v = encoder.block(copy.deepcopy(layer).float(), x, turns, bias)
         found.append((k, v))
     keys, values = zip(*found, strict=True)
-    return KeyValues(torch.stack(keys), torch.stack(values))
+    return PrefixKV(torch.stack(keys), torch.stack(values))
 
 
 def _bias(allowed: Tensor, dtype: torch.dtype) -> Tensor:

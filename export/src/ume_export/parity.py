@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ume_core.items import Image, Item, ItemLike, Text, Video
-from ume_core.loading import LoadOptions
+from ume_core.options import LoadOptions
 from ume_core.results import Vectors
 from ume_export.bfloat16 import on_cpu, rounded
 from ume_torch.engine import TorchEmbedder

@@ -22,10 +22,10 @@ import numpy as np
 import tensorrt as trt
 
 from ume_core.errors import CheckpointError, InvalidOption, UmeError
-from ume_core.loading import LoadOptions
-from ume_core.qwen.checkpoint import files_digest
-from ume_core.qwen.graphs import ENGINES, TEXT, VISION, Floats, VisionLayout
-from ume_core.qwen.manifest import Manifest
+from ume_core.options import LoadOptions
+from ume_qwen.checkpoint import files_digest
+from ume_qwen.exported.inputs import TEXT, VISION, Floats, VisionLayout
+from ume_qwen.exported.manifest import Manifest
 from ume_export.bfloat16 import on_cpu
 from ume_export.operators import check_operators
 from ume_export.parity import BOUNDS, compare, samples, summary
@@ -76,7 +76,7 @@ def build(
     chosen = load_profiles(profiles)
     gpu = cuda.select(device)
     say(f"TensorRT {trt.__version__} on {gpu.name} ({gpu.capability}); minutes per graph")
-    with _replacing(directory / ENGINES) as folder:
+    with _replacing(directory / FOLDER) as folder:
         seconds: dict[str, float] = {}
         for graph in (VISION, TEXT):
             began = time.monotonic()
@@ -90,7 +90,7 @@ def build(
             seconds[graph] = round(time.monotonic() - began, 1)
             say(f"{graph}: built in {seconds[graph]} s")
         built = EngineManifest(
-            graphs=manifest.graphs,
+            graphs=manifest.graphs_digest,
             tensorrt=trt.__version__,
             device=asdict(gpu),
             version_compatible=version_compatible,
@@ -279,18 +279,19 @@ def _parity(directory: Path, folder: Path, precision: str, device: str) -> dict[
 
 
 def _compared(
-    reference: OnnxEmbedder, directory: Path, folder: Path, device: str, bound: float
+    reference: ExportedEmbedder, directory: Path, folder: Path, device: str, bound: float
 ) -> dict[str, Any]:
-    ours = TensorRTEmbedder(directory, LoadOptions(device=device), unchecked=True, folder=folder)
+    ours = create(directory, LoadOptions(device=device), unchecked=True, folder=folder)
+    runner = cast(ProfiledRunner, ours.runner)
     layout = VisionLayout.of(ours.checkpoint.config)
     cases: dict[str, dict[str, float]] = {}
-    for graph, profiles in ours.profiles.items():
-        inputs = ours.manifest.inputs[graph]
+    for graph, profiles in runner.profiles.items():
+        inputs = ours.export.manifest.inputs[graph]
         for number, profile in enumerate(profiles):
             sizes = {axis: span.best for axis, span in profile.axes.items()}
             arrays = probe(graph, inputs, layout, sizes)
-            found = ours.run_point(graph, Point(number, tuple(sizes.items())), arrays)
-            expected = reference.run_graph(graph, arrays)
+            found = runner.points.run(graph, Point(number, tuple(sizes.items())), arrays)
+            expected = reference.runner.run(graph, arrays)
             cases[f"{graph}, profile {number}"] = compare(_unit(expected), _unit(found))
     left_out: list[str] = []
     for name, items in samples().items():
@@ -305,7 +306,7 @@ def _compared(
             wanted = reference.embed([items[n] for n in taken]).vectors("disc")
             assert result.disc is not None
             cases[name] = compare(wanted, result.disc[taken])
-    ours.runtime.close()
+    cast(Runtime, runner.points).close()
     return summary(cases, bound) | {"left_out": left_out}
 
 

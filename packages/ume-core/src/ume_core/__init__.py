@@ -19,7 +19,8 @@ from ume_core.errors import (
 )
 from ume_core.items import Image, Item, ItemLike, Text, Video, as_item, as_items
 from ume_core.limits import Limits, Policy
-from ume_core.loading import LoadOptions, load
+from ume_core.loading import load
+from ume_core.options import LoadOptions
 from ume_core.prompts import PROMPTS, Prompt
 from ume_core.results import EmbeddingResult, Record, Sample, similarity
 from ume_core.signature import Mode, Signature

@@ -10,6 +10,7 @@ from typing import Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from ume_core.errors import InvalidItem, InvalidOption, LimitExceeded, ModeNotSupported, UmeError
 from ume_core.items import Item, ItemLike, as_item, check_batch, with_instruction
+from ume_core.plugins import registry
 from ume_core.results import EmbeddingResult
 from ume_core.signature import Mode, Signature, check_mode
 
@@ -24,7 +25,9 @@ class Sampling:
 
     Attributes:
         n: generations per item, at most 256.
-        temperature, top_p, top_k: as usual; top_k 0 keeps all tokens.
+        temperature: divides the logits; positive.
+        top_p: least total probability of the tokens kept, in (0, 1].
+        top_k: most tokens kept; 0 keeps all.
         seed: every item's own generator starts from it, so that an item's samples depend neither
             on its place in the list nor on its batch.
     """
@@ -121,9 +124,10 @@ def require_mode(mode: str, modes: frozenset[Mode], engine: str) -> Mode:
     """
     known = check_mode(mode)
     if known not in modes:
+        others = sorted(s.name for s in registry().backends.values() if known in s.modes)
         raise ModeNotSupported(
             f"the {engine} engine has no {known} mode, only {', '.join(sorted(modes))}",
-            fix='load the model with engine="torch" for gen',
+            fix=f"load the model with an engine that has it: {', '.join(others) or 'none installed'}",
         )
     return known
 
@@ -140,33 +144,44 @@ def _as_ume_error(caught: Exception) -> UmeError:
     )
 
 
-def prepare_items(
-    values: Sequence[ItemLike],
+def check_call(items: Sequence[ItemLike], on_error: OnError) -> None:
+    """Refuse an `embed` call that is wrong as a whole.
+
+    Raises:
+        InvalidItem: `items` is empty or not a list of items.
+        InvalidOption: an unknown `on_error`.
+    """
+    check_batch(items)
+    if on_error not in ("raise", "record"):
+        raise InvalidOption(f"unknown on_error {on_error!r}", fix="use 'raise' or 'record'")
+    if not items:
+        raise InvalidItem("the list of items is empty", fix="pass at least one item")
+
+
+def prepare_item(
+    value: ItemLike,
+    index: int,
     prepare: Callable[[Item], T],
     *,
     instruction: str | None,
     on_error: OnError,
-    first: int = 0,
-) -> list[T | UmeError]:
-    """Parse and prepare every item; with `record`, a bad one becomes its error.
+) -> T | UmeError:
+    """Parse and prepare one item of a list.
 
-    `first` is the index of `values[0]` in the caller's list, for error messages.
+    Args:
+        value: the item, in any accepted spelling.
+        index: its place in the caller's list, for error messages.
+        prepare: what the engine makes of it.
+        instruction: the call's instruction, for items without one.
+        on_error: `record` returns a bad item's error, `raise` raises it.
 
     Raises:
-        InvalidItem: the list is empty or no list. UmeError: the first bad item's, unless recorded.
+        UmeError: the item is bad, unless that is recorded.
     """
-    check_batch(values)
-    if on_error not in ("raise", "record"):
-        raise InvalidOption(f"unknown on_error {on_error!r}", fix="use 'raise' or 'record'")
-    if not values:
-        raise InvalidItem("the list of items is empty", fix="pass at least one item")
-    out: list[T | UmeError] = []
-    for index, value in enumerate(values, first):
-        try:
-            out.append(prepare(with_instruction(as_item(value), instruction)))
-        except Exception as caught:
-            error = _as_ume_error(caught)
-            if on_error == "raise":
-                raise error.at(index) from caught
-            out.append(error)
-    return out
+    try:
+        return prepare(with_instruction(as_item(value), instruction))
+    except Exception as caught:
+        error = _as_ume_error(caught)
+        if on_error == "raise":
+            raise error.at(index) from caught
+        return error

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import pluggy
 
@@ -21,37 +22,53 @@ class BackendSpec:
     """An engine.
 
     Attributes:
-        factory: `module:function`, called as `function(model, options)` -> Embedder, where `model`
-            is a name, path or hub id and `options` a `ume_core.loading.LoadOptions`.
-        requires: modules it needs; install: the command that brings them.
-        gpu: it needs an NVIDIA GPU.
-        priority: `auto` takes the available engine that has the highest.
-        serves: what it loads: `checkpoint` directories and hub ids, an `export`ed directory, or one
-            with TensorRT `engines` built in it.
+        name: what users call it by.
+        modes: the modes it has.
+        factory: `module:function`, called as `function(model, options, engine_options)` ->
+            Embedder: a name, path or hub id, a `LoadOptions`, and an instance of `options`.
+        description: one line for `ume plugins`.
+        can_load: `module:function`, called as `function(model, device)` before anything heavy is
+            imported; returns None if the engine loads such a model on such a device, else why not,
+            to stand after the engine's name. Empty: it may load anything.
+        options: `module:class`, a frozen dataclass of the options that this engine alone has.
+        requires: modules it needs.
+        check: `module:function`, called without arguments; returns None if the machine has what
+            else the engine needs (a GPU, say), else what is missing.
+        install: the command that brings them.
+        priority: `auto` takes the able engine with the highest.
     """
 
     name: str
     modes: frozenset[Mode]
     factory: str
     description: str
+    can_load: str = ""
+    options: str = ""
     requires: tuple[str, ...] = ()
+    check: str = ""
     install: str = ""
     priority: int = 0
-    serves: Literal["checkpoint", "export", "engines"] = "checkpoint"
-    gpu: bool = False
 
     def missing(self) -> str | None:
         """Why it cannot be used here, or None."""
         absent = [m for m in self.requires if not _is_there(m)]
         if absent:
             return f"needs {', '.join(absent)} ({self.install})"
-        return "needs an NVIDIA GPU" if self.gpu and not has_gpu() else None
+        return resolve(self.check)() if self.check else None
+
+    def refusal(self, model: str | Path, device: str) -> str | None:
+        """Why it does not load a model on a device, or None."""
+        return resolve(self.can_load)(model, device) if self.can_load else None
+
+    def options_class(self) -> type | None:
+        """The class of its own options, or None if it has none."""
+        return resolve(self.options) if self.options else None
 
 
-def has_gpu() -> bool:
-    """Whether an NVIDIA driver shows a device: Linux' own, or WSL's."""
-    # A container may hold any one of a machine's devices, so not by the number 0.
-    return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg"))
+def resolve(reference: str) -> Any:
+    """Import `module:attribute`."""
+    module, _, attribute = reference.partition(":")
+    return getattr(import_module(module), attribute)
 
 
 def _is_there(module: str) -> bool:
@@ -66,7 +83,9 @@ class ModelSpec:
     """A named model.
 
     Attributes:
+        name: what users call it by.
         location: `module:function` returning its directory, or a hub id.
+        description: one line for `ume models`.
         conventions: the bundle its vectors follow; None takes what its files state.
         aligned: its card declares that disc and gen share one space.
     """
@@ -83,6 +102,8 @@ class CommandSpec:
     """A subcommand of `ume`.
 
     Attributes:
+        name: what users type.
+        help: one line for `ume --help`.
         arguments: `module:function` that adds arguments to an argparse parser.
         run: `module:function` called with the parsed arguments; returns the exit status.
     """
@@ -95,15 +116,20 @@ class CommandSpec:
 
 @dataclass(frozen=True)
 class ExporterSpec:
-    """A format a model can be saved or exported to.
+    """A format of `ume export MODEL DIRECTORY --format NAME`.
 
     Attributes:
-        run: `module:function`, called as `function(model, directory, options)`.
+        name: the format.
+        description: one line for `ume export --help`.
+        run: `module:function`, called as `function(model, directory, arguments)` with a location, a
+            new directory's path and the parsed arguments; returns the exit status.
+        arguments: `module:function` that adds the format's own arguments to an argparse parser.
     """
 
     name: str
     description: str
     run: str
+    arguments: str = ""
 
 
 @hookspec

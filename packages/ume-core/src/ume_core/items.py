@@ -18,7 +18,7 @@ from PIL import Image as PILImage
 
 from ume_core.errors import InvalidItem
 from ume_core.prompts import strip_request
-from ume_core.sizes import FrameSampling, VideoBudget
+from ume_core.frames import FrameSampling
 
 Array: TypeAlias = npt.NDArray[Any]
 MediaSource: TypeAlias = "str | Path | bytes | PILImage.Image | Array"
@@ -103,11 +103,6 @@ class Video:
     def sampling(self) -> FrameSampling:
         """The part of the options that says which frames are taken."""
         return FrameSampling(self.fps, self.nframes, self.min_frames, self.max_frames)
-
-    @property
-    def budget(self) -> VideoBudget:
-        """The part of the options that bounds pixels."""
-        return VideoBudget(self.min_pixels, self.max_pixels, self.total_pixels)
 
     @property
     def frames(self) -> list[MediaSource] | None:

@@ -22,7 +22,7 @@ from PIL import UnidentifiedImageError
 from ume_core.errors import EngineUnavailable, InvalidItem, LimitExceeded, MediaError, UmeError
 from ume_core.fetch import Access, describe, read_source
 from ume_core.items import Array, Image, MediaSource, Video
-from ume_core.sizes import DEFAULT_FPS, TEMPORAL_PATCH, frame_count, frame_indices
+from ume_core.frames import DEFAULT_FPS, FRAME_FACTOR, frame_count, frame_indices
 
 if TYPE_CHECKING:
     from ume_core.limits import Limits
@@ -99,7 +99,7 @@ def load_video(video: Video, access: Access) -> Frames:
             raise type(error)(f"frame {index}: {error.cause}", fix=error.fix) from error
         pixels += images[-1].width * images[-1].height
         _check_video_pixels(pixels, f"the first {index + 1} frames", access.limits)
-    images += [images[-1]] * (-len(images) % TEMPORAL_PATCH)
+    images += [images[-1]] * (-len(images) % FRAME_FACTOR)
     return Frames(images, video.sample_fps or DEFAULT_FPS)
 
 
@@ -292,7 +292,7 @@ def _select_frames(av: Any, data: bytes, video: Video, name: str, limits: Limits
     if not numbers:
         raise MediaError(f"{name} has no frames to show", fix="check video_start and video_end")
     if len(numbers) == 1:
-        numbers *= TEMPORAL_PATCH
+        numbers *= FRAME_FACTOR
     total = len(numbers)
     count = frame_count(video.sampling, total, rate)
     _check_frames(count, limits)

@@ -1,12 +1,11 @@
-"""Finding plugins through the entry-point group `ume`, and resolving what they register."""
+"""Finding plugins through the entry-point group `ume`."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, TypeVar
 
@@ -30,7 +29,12 @@ class Registry:
     """Everything the installed plugins registered, by name.
 
     Attributes:
-        origins: `kind/name` -> distribution. broken: distribution -> why its plugin did not load.
+        backends: engines.
+        models: named models.
+        commands: subcommands.
+        exporters: formats.
+        origins: distribution by `kind/name`.
+        broken: why a plugin did not load, by distribution.
     """
 
     backends: dict[str, BackendSpec] = field(default_factory=dict[str, BackendSpec])
@@ -98,9 +102,3 @@ def _add(
             )
         table[spec.name] = spec
         found.origins[key] = origin
-
-
-def resolve(reference: str) -> Callable[..., Any]:
-    """Import `module:function`."""
-    module, _, attribute = reference.partition(":")
-    return getattr(import_module(module), attribute)

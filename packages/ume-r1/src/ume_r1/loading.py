@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ume_core.embedder import Embedder
-from ume_core.loading import LoadOptions
+from ume_core.options import LoadOptions
 from ume_core.loading import load as load_model
 
 DEFAULT_MODEL = "ume-nano"

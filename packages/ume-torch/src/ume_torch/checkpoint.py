@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 
 from ume_core.errors import CheckpointError, InvalidOption
-from ume_core.qwen.checkpoint import ARCHITECTURES, Checkpoint
+from ume_qwen.checkpoint import ARCHITECTURES, Checkpoint
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

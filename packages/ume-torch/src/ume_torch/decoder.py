@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ume_core.errors import CheckpointError
-from ume_core.qwen.pack import Pack
+from ume_qwen.pack import Pack
 from ume_torch.attention import Varlen
 from ume_torch.kv import KeyValues, LayerKV
-from ume_torch.plan import Plan
+from ume_torch.attention_plan import AttentionPlan
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Prefilled:
 
     Attributes:
         states: (asked, hidden), final norm applied.
-        heads: keys and values of the heads this pass computed.
+        prefixes: keys and values of the prefixes this pass computed.
         rows: per prompt, keys and values of all its tokens; empty unless asked for.
     """
 
     states: Tensor
-    heads: dict[bytes, LayerKV]
+    prefixes: dict[bytes, LayerKV]
     rows: list[LayerKV]
 
 
@@ -68,7 +68,7 @@ class Decoder:
         pack: Pack,
         embeds: Tensor,
         asked: Sequence[int],
-        heads: dict[bytes, LayerKV],
+        prefixes: dict[bytes, LayerKV],
         *,
         keep: bool,
     ) -> Prefilled:
@@ -77,15 +77,15 @@ class Decoder:
         Args:
             embeds: (tokens, hidden), visual states in place.
             asked: places in the pack whose final states are wanted.
-            heads: keys and values of the heads that the pack does not compute.
+            prefixes: keys and values of the prefixes that the pack does not compute.
             keep: whether to return every prompt's keys and values.
         """
         device = embeds.device
         places = torch.tensor(list(asked), device=device)
         cos, sin = self._angles(torch.from_numpy(pack.positions()).to(device), embeds.dtype)
-        plan = Plan(pack, heads, device, self.varlen)
+        plan = AttentionPlan(pack, prefixes, device, self.varlen)
         x = embeds
-        new_heads: dict[bytes, LayerKV] = {n.head: [] for n in pack.computed if n.head is not None}
+        new_prefixes: dict[bytes, LayerKV] = {n.prefix: [] for n in pack.computed if n.prefix is not None}
         rows: list[LayerKV] = [[] for _ in pack.prompts] if keep else []
         for number, layer in enumerate(self.layers):
             attn, last = layer.self_attn, number == len(self.layers) - 1
@@ -93,9 +93,9 @@ class Decoder:
             k = _rotate(attn.k_proj(normed).view(-1, self.kv_heads, self.head_dim), cos, sin)
             v = attn.v_proj(normed).view(-1, self.kv_heads, self.head_dim)
             for node in pack.computed:
-                if node.head is not None:
+                if node.prefix is not None:
                     own = slice(node.offset, node.offset + len(node))
-                    new_heads[node.head].append((k[own].clone(), v[own].clone()))
+                    new_prefixes[node.prefix].append((k[own].clone(), v[own].clone()))
             for row, kv in enumerate(rows):
                 kv.append(plan.chain_kv(pack.last[row], k, v, number))
             if last:
@@ -108,7 +108,7 @@ class Decoder:
                 mixed = plan.attend(q, k, v, number)
             x = x + attn.o_proj(mixed.flatten(1))
             x = x + layer.mlp(layer.post_attention_layernorm(x))
-        return Prefilled(self.norm(x), new_heads, rows)
+        return Prefilled(self.norm(x), new_prefixes, rows)
 
     def step(self, feed: Tensor, cache: KeyValues, width: int) -> Tensor:
         """One token of every running row; returns (rows, hidden), final norm applied.

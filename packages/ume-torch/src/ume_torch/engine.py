@@ -12,11 +12,11 @@ from torch import Tensor
 
 from ume_core.embedder import Sampling
 from ume_core.errors import CheckpointError, InvalidOption, UmeError
-from ume_core.loading import LoadOptions
+from ume_core.options import LoadOptions
 from ume_core.prompts import ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
-from ume_core.qwen.checkpoint import find_checkpoint
-from ume_core.qwen.embedder import Output, Outputs, Prepared, QwenEmbedder, unit
-from ume_core.qwen.render import Rendered
+from ume_qwen.checkpoint import find_checkpoint
+from ume_qwen.embedder import Output, Outputs, Prepared, QwenEmbedder, unit
+from ume_qwen.render import RenderedPrompt
 from ume_core.results import Record, Sample, Vectors
 from ume_core.signature import Mode
 from ume_torch.answers import split_answer
@@ -24,27 +24,47 @@ from ume_torch.checkpoint import load_model
 from ume_torch.gen_cache import GenCache
 from ume_torch.generate import Row, Rules
 from ume_torch.linear import cpu_has_bfloat16, pack_linears
-from ume_torch.runner import Generated, Runner
+from ume_torch.options import TorchOptions
+from ume_torch.runner import Generated, Kernels, Runner
 
 _ALL_MODES: frozenset[Mode] = frozenset({"disc", "gen", "both"})
 
 
 class TorchEmbedder(QwenEmbedder):
-    """A loaded checkpoint. Thread-safe: nothing is written to the model while it serves."""
+    """A loaded checkpoint. Thread-safe: nothing is written to the model while it serves.
+
+    Attributes:
+        device: the torch device it computes on.
+        runner: batches and kernels.
+    """
 
     name = "torch"
     modes = _ALL_MODES
 
-    def __init__(self, model: str | Path, options: LoadOptions | None = None) -> None:
+    def __init__(
+        self,
+        model: str | Path,
+        options: LoadOptions | None = None,
+        engine_options: TorchOptions | None = None,
+        *,
+        kernels: Kernels | None = None,
+    ) -> None:
         """Load a checkpoint directory or hub id.
+
+        Args:
+            model: the directory or hub id.
+            options: how every engine loads it.
+            engine_options: how this engine computes.
+            kernels: what replaces the kernels that suit the device; for tests and measurements.
 
         Raises:
             CheckpointError: it is not a usable checkpoint.
             InvalidOption: the device, dtype or attention cannot be had here.
         """
-        options = options or LoadOptions()
         try:
-            self._load(model, options)
+            self._load(
+                model, options or LoadOptions(), engine_options or TorchOptions(), kernels
+            )
         except UmeError:
             raise
         except Exception as error:  # what foreign files can make parsers raise has no end
@@ -53,32 +73,31 @@ class TorchEmbedder(QwenEmbedder):
                 fix="check its config.json, tokenizer.json and chat template",
             ) from error
 
-    def _load(self, model: str | Path, options: LoadOptions) -> None:
-        if options.provider != "auto":
-            raise InvalidOption(
-                "execution providers are ONNX Runtime's", fix='use device=, or engine="onnxruntime"'
-            )
+    def _load(
+        self, model: str | Path, options: LoadOptions, own: TorchOptions, kernels: Kernels | None
+    ) -> None:
         checkpoint = find_checkpoint(model, name=options.name)
         self.device = _device(options.device)
         dtype = _dtype(options.dtype, self.device)
-        attention = _attention(options.attention, self.device, dtype)
+        attention = _attention(own.attention, self.device, dtype)
         super().__init__(checkpoint, options, dtype=dtype, weights=checkpoint.digest())
         loaded = load_model(checkpoint, self.device, dtype, attention)
         if self.device == "cpu":
             pack_linears(loaded.model.language_model.layers)
             pack_linears(loaded.model.visual)
-        self._runner = Runner(loaded, self.device, attention, options)
-        self._cache = GenCache(options.gen_cache) if options.gen_cache is not None else None
+        self.runner = Runner(loaded, self.device, attention, own, kernels)
+        self._cache = GenCache(own.gen_cache) if own.gen_cache is not None else None
+        self._invariant = own.invariant
 
-    def fits(self, group: Sequence[Rendered], more: Rendered) -> bool:
+    def fits(self, group: Sequence[RenderedPrompt], more: RenderedPrompt) -> bool:
         """Whether the pack stays within the token budget; invariant engines make no packs."""
         tokens = sum(len(p.ids) for p in group) + len(more.ids)
-        return not self.options.invariant and tokens <= self._runner.pack_tokens
+        return not self._invariant and tokens <= self.runner.pack_tokens
 
-    def disc_vectors(self, prompts: Sequence[Rendered]) -> list[Vectors | UmeError]:
+    def disc_vectors(self, prompts: Sequence[RenderedPrompt]) -> list[Vectors | UmeError]:
         """One pack."""
         out: list[Vectors | UmeError] = []
-        for state in self._runner.disc(prompts):
+        for state in self.runner.disc(prompts):
             try:
                 out.append(state if isinstance(state, UmeError) else _unit(state[None])[0])
             except UmeError as error:  # NaN: this item's own failure
@@ -100,7 +119,7 @@ class TorchEmbedder(QwenEmbedder):
         keys: dict[int, bytes] = {}
         ready: list[tuple[int, Output | UmeError]] = []
 
-        def uncached() -> Iterator[tuple[int, Rendered]]:
+        def uncached() -> Iterator[tuple[int, RenderedPrompt]]:
             for index, item in prepared:
                 if isinstance(item, UmeError):
                     ready.append((index, item))
@@ -114,7 +133,7 @@ class TorchEmbedder(QwenEmbedder):
                 begun[index] = len(item.ids), item.warnings
                 yield index, item
 
-        for made in self._runner.gen(uncached(), self._rules(budget), sampling, self._script()):
+        for made in self.runner.gen(uncached(), self._rules(budget), sampling, self._script()):
             yield from ready
             ready.clear()
             if isinstance(made, tuple):
@@ -131,12 +150,12 @@ class TorchEmbedder(QwenEmbedder):
         yield from ready
 
     def _rules(self, budget: int) -> Rules:
-        encode = self._prepare.tokenizer.encode_trusted
-        special = self._prepare.tokenizer.special
+        encode = self.prepare.tokenizer.encode_trusted
+        special = self.prepare.tokenizer.special
         if self.options.thinking != "short":
             return Rules(special, budget)
         close = tuple(encode(f"{THINK_CLOSE}{ANSWER_OPEN}"))
-        decode = self._prepare.tokenizer.decode
+        decode = self.prepare.tokenizer.decode
         return Rules(
             special, budget, self.options.thinking_tokens, close,
             lambda ids: THINK_CLOSE in decode(ids),
@@ -144,7 +163,7 @@ class TorchEmbedder(QwenEmbedder):
 
     def _script(self) -> list[int]:
         """The beginning of every answer that is given, not chosen."""
-        tokenizer = self._prepare.tokenizer
+        tokenizer = self.prepare.tokenizer
         if self.options.thinking == "skip":
             return [tokenizer.special.gen]
         if self.options.thinking == "none":
@@ -159,15 +178,15 @@ class TorchEmbedder(QwenEmbedder):
         return Output(record, vectors[0], list(vectors[1:]))
 
     def _sample(self, row: Row) -> Sample:
-        text = self._prepare.tokenizer.decode(row.ids)
+        text = self.prepare.tokenizer.decode(row.ids)
         thinking, summary, short = split_answer(text)
         status = "ok" if row.forced is None else "forced"
         return Sample(status, text, thinking, summary, row.generated_tokens, row.forced, short)
 
 
-def create(model: str | Path, options: LoadOptions) -> TorchEmbedder:
+def create(model: str | Path, options: LoadOptions, engine_options: TorchOptions) -> TorchEmbedder:
     """The factory `ume_backends` names."""
-    return TorchEmbedder(model, options)
+    return TorchEmbedder(model, options, engine_options)
 
 
 def _unit(states: Tensor) -> Vectors:
@@ -204,10 +223,6 @@ def _attention(attention: str, device: str, dtype: str) -> str:
     has_flash = find_spec("flash_attn") is not None and dtype != "float32"
     if attention == "auto":
         return "flash_attention_2" if has_flash and device.startswith("cuda") else "sdpa"
-    if attention not in ("sdpa", "flash_attention_2"):
-        raise InvalidOption(
-            f"unknown attention {attention!r}", fix="use auto, sdpa or flash_attention_2"
-        )
     if attention == "flash_attention_2" and not (has_flash and device.startswith("cuda")):
         raise InvalidOption(
             "flash_attention_2 needs the flash-attn package, a CUDA device and half precision",

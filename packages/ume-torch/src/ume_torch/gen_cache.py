@@ -18,7 +18,7 @@ import numpy as np
 
 from ume_core.embedder import Sampling
 from ume_core.errors import InvalidOption
-from ume_core.qwen.render import Rendered
+from ume_qwen.render import RenderedPrompt
 from ume_core.results import Record, Sample, Vectors
 from ume_core.signature import Signature
 
@@ -48,7 +48,7 @@ class GenCache:
             ) from error
 
     def key(
-        self, prompt: Rendered, signature: Signature, budget: int, sampling: Sampling | None
+        self, prompt: RenderedPrompt, signature: Signature, budget: int, sampling: Sampling | None
     ) -> bytes:
         """What decides the answer to a prompt."""
         how = {"budget": budget, "sampling": asdict(sampling) if sampling else None}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ume_core.embedder import Sampling
-from ume_core.qwen.tokens import SpecialTokens
+from ume_qwen.tokens import SpecialTokens
 from ume_torch.kv import KeyValues, LayerKV
 from ume_torch.steps import Steps
 

@@ -13,6 +13,8 @@ def ume_backends() -> list[BackendSpec]:
             name="torch",
             modes=frozenset({"disc", "gen", "both"}),
             factory="ume_torch.engine:create",
+            can_load="ume_qwen.formats:checkpoint",
+            options="ume_torch.options:TorchOptions",
             description="PyTorch on a CPU or CUDA device; disc and gen",
             requires=("torch", "transformers"),
             install="install ume-torch (in a clone: pip install packages/ume-torch)",

@@ -12,23 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ume_core.cache import ByteCache
+from ume_qwen.cache import ByteCache
 from ume_core.embedder import Sampling
 from ume_core.errors import LimitExceeded
-from ume_core.loading import LoadOptions
-from ume_core.qwen.pack import build_pack
-from ume_core.qwen.render import Rendered
-from ume_torch.attention import find_varlen
+from ume_qwen.pack import build_pack
+from ume_qwen.render import RenderedPrompt
+from ume_torch.attention import Varlen, find_varlen
 from ume_torch.decoder import Decoder, Prefilled
 from ume_torch.generate import Pick, Row, Rules, Running, Sampler, greedy
 from ume_torch.kv import KeyValues, LayerKV, Shape
 from ume_torch.linear import packed
+from ume_torch.options import TorchOptions
 from ume_torch.memory import free_bytes, is_out_of_memory, release
 from ume_torch.steps import CudaRecorder, Graphed, Plain, Recorder
 from ume_torch.vision import Vision
 
-# Heads kept are few (one per kind of prompt) and small (2B: 0.7 MB each).
-_HEAD_BYTES = 64 * 1024 * 1024
+# Prefixes kept are few (one per kind of prompt) and small (2B: 0.7 MB each).
+_PREFIX_BYTES = 64 * 1024 * 1024
 # Shares of free memory that a pack's activations and the running rows' keys and values may take.
 _PACK_SHARE, _KV_SHARE = 0.25, 0.5
 
@@ -49,39 +49,66 @@ class Generated:
 @dataclass
 class _Waiting:
     number: int
-    prompt: Rendered
+    prompt: RenderedPrompt
     samples: list[int]
 
 
-class Runner:
-    """One loaded model. Thread-safe: calls share weights and caches, nothing else."""
+@dataclass(frozen=True)
+class Kernels:
+    """What computes, where it is not what suits the device; for tests and measurements.
 
-    def __init__(self, model: Any, device: str, attention: str, options: LoadOptions) -> None:
+    Attributes:
+        varlen: attention over many segments in one call; None loops over segments.
+        recorder: records decoding steps for replay; None runs each step as it comes.
+        block: tokens by which a row's keys and values grow.
+    """
+
+    varlen: Varlen | None = None
+    recorder: Recorder | None = None
+    block: int = 64
+
+
+class Runner:
+    """One loaded model. Thread-safe: calls share weights and caches, nothing else.
+
+    Attributes:
+        device: the torch device.
+        decoder: the language model.
+        vision: the vision tower.
+        shape: layout of keys and values.
+        recorder: records decoding steps for replay; None runs each step as it comes.
+        pack_tokens: most tokens of a pack.
+        rows: most answers decoded together.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        device: str,
+        attention: str,
+        options: TorchOptions,
+        kernels: Kernels | None = None,
+    ) -> None:
         self.device = device
         self._invariant = options.invariant
-        dtype = str(model.dtype).removeprefix("torch.")
-        varlen = find_varlen(attention, device, dtype)
-        self._decoder = Decoder(model, varlen)
-        self._vision = Vision(model.model.visual, options.media_cache_bytes, varlen)
+        kernels = kernels or _suitable(device, attention, model.dtype, options)
+        self.decoder = Decoder(model, kernels.varlen)
+        self.vision = Vision(model.model.visual, options.media_cache_bytes, kernels.varlen)
         self._plain_head = model.lm_head
         self._places = (model.config.image_token_id, model.config.video_token_id)
-        d = self._decoder
-        # A graph looks at the cache's whole room, which depends on what ran before.
-        on_cuda = torch.device(device).type == "cuda"
-        wanted = on_cuda and options.cuda_graphs and not options.invariant
-        self._recorder: Recorder | None = CudaRecorder(torch.device(device)) if wanted else None
-        if on_cuda:
+        d = self.decoder
+        self.recorder = kernels.recorder
+        if torch.device(device).type == "cuda":
             # cuDNN's attention, torch's first choice on Hopper, makes a plan for every exact shape
             # (tens of milliseconds), and lengths change with every step and prompt. The switch is
             # the process's; a choice per call would not be thread-safe.
             torch.backends.cuda.enable_cudnn_sdp(False)
-        self._shape = Shape(
+        self.shape = Shape(
             len(d.layers), d.kv_heads, d.head_dim, model.dtype, torch.device(device),
-            # Graphs are recorded again whenever the room has grown.
-            block=256 if wanted else 64,
+            block=kernels.block,
         )  # fmt: skip
-        self._heads = ByteCache[bytes, LayerKV](
-            _HEAD_BYTES, lambda kv: sum(2 * k.numel() * k.element_size() for k, _ in kv)
+        self._prefixes = ByteCache[bytes, LayerKV](
+            _PREFIX_BYTES, lambda kv: sum(2 * k.numel() * k.element_size() for k, _ in kv)
         )
         self.pack_tokens = self._fitting_tokens(model, options.batch_tokens)
         self.rows = options.gen_rows
@@ -100,10 +127,10 @@ class Runner:
         config = model.model.language_model.config
         # Held at once for a token: about six states, the three sides of the MLP, its keys, values.
         width = 6 * config.hidden_size + 3 * config.intermediate_size
-        per_token = width * self._shape.dtype.itemsize + self._shape.bytes_per_token
+        per_token = width * self.shape.dtype.itemsize + self.shape.bytes_per_token
         return max(256, min(most, int(free_bytes(self.device) * _PACK_SHARE / per_token)))
 
-    def disc(self, prompts: Sequence[Rendered]) -> list[Tensor | LimitExceeded]:
+    def disc(self, prompts: Sequence[RenderedPrompt]) -> list[Tensor | LimitExceeded]:
         """The state of every prompt's `<disc_emb>`, (hidden,), or why there is none."""
         asked = [(p.disc_index,) for p in prompts]
         try:
@@ -121,7 +148,7 @@ class Runner:
 
     def gen(
         self,
-        prompts: Iterator[tuple[int, Rendered]],
+        prompts: Iterator[tuple[int, RenderedPrompt]],
         rules: Rules,
         sampling: Sampling | None,
         script: Sequence[int] = (),
@@ -137,9 +164,9 @@ class Runner:
         samples = sampling.n if sampling is not None else 1
         pick = pick or (Sampler(sampling) if sampling is not None else greedy)
         line = _Line(prompts, samples, max(samples, 1 if self._invariant else self.rows))
-        step = self._decoder.step
-        steps = Plain(step) if self._recorder is None else Graphed(step, self._recorder)
-        run = Running(steps, self._lm_head, KeyValues(self._shape), pick, rules)
+        step = self.decoder.step
+        steps = Plain(step) if self.recorder is None else Graphed(step, self.recorder)
+        run = Running(steps, self._lm_head, KeyValues(self.shape), pick, rules)
         try:
             yield from self._decode(line, run, samples, script)
         finally:
@@ -271,29 +298,42 @@ class Runner:
 
     @torch.inference_mode()
     def _prefill(
-        self, prompts: Sequence[Rendered], asked: Sequence[Sequence[int]], *, keep: bool
+        self, prompts: Sequence[RenderedPrompt], asked: Sequence[Sequence[int]], *, keep: bool
     ) -> Prefilled:
         """One pack; `asked` lists per prompt the tokens whose states are wanted."""
         share = not self._invariant
-        known = {p.head_key: self._heads.get(p.head_key) for p in prompts} if share else {}
-        heads = {key: kv for key, kv in known.items() if kv is not None}
-        pack = build_pack(prompts, stored=heads.keys(), share=share)
+        known = {p.prefix_key: self._prefixes.get(p.prefix_key) for p in prompts} if share else {}
+        prefixes = {key: kv for key, kv in known.items() if kv is not None}
+        pack = build_pack(prompts, cached=prefixes.keys(), share=share)
         ids = torch.from_numpy(pack.ids()).to(self.device)
-        embeds: Tensor = self._decoder.embed(ids)
+        embeds: Tensor = self.decoder.embed(ids)
         media = pack.media()
         if media:
-            visual = torch.cat(self._vision(media, together=share)).to(embeds.dtype)
+            visual = torch.cat(self.vision(media, together=share)).to(embeds.dtype)
             places = (ids == self._places[0]) | (ids == self._places[1])
             embeds = embeds.masked_scatter(places[:, None], visual)
         flat = [pack.place(row, index) for row, wanted in enumerate(asked) for index in wanted]
-        filled = self._decoder.prefill(pack, embeds, flat, heads, keep=keep)
-        for key, kv in filled.heads.items():
-            self._heads.put(key, kv)
+        filled = self.decoder.prefill(pack, embeds, flat, prefixes, keep=keep)
+        for key, kv in filled.prefixes.items():
+            self._prefixes.put(key, kv)
         return filled
 
     def _say(self, message: str) -> None:
         release(self.device)
         warnings.warn(f"ume_torch: {message}", RuntimeWarning, stacklevel=2)
+
+
+def _suitable(
+    device: str, attention: str, dtype: torch.dtype, options: TorchOptions
+) -> Kernels:
+    """The kernels that suit a device."""
+    varlen = find_varlen(attention, device, str(dtype).removeprefix("torch."))
+    place = torch.device(device)
+    # A graph looks at the cache's whole room, which depends on what ran before.
+    if place.type != "cuda" or not options.cuda_graphs or options.invariant:
+        return Kernels(varlen)
+    # Graphs are recorded again whenever the room has grown.
+    return Kernels(varlen, CudaRecorder(place), block=256)
 
 
 class _Line:
@@ -304,11 +344,11 @@ class _Line:
         hold: most rows for now; a prompt did not fit beside as many.
     """
 
-    def __init__(self, prompts: Iterator[tuple[int, Rendered]], samples: int, rows: int) -> None:
+    def __init__(self, prompts: Iterator[tuple[int, RenderedPrompt]], samples: int, rows: int) -> None:
         self._source, self._samples = prompts, samples
         self.rows = self.at_once = self.hold = rows
         self._front: deque[_Waiting] = deque()
-        self._running: dict[int, Rendered] = {}
+        self._running: dict[int, RenderedPrompt] = {}
         self._failed_alone: set[int] = set()
 
     def peek(self) -> _Waiting | None:
@@ -346,7 +386,7 @@ class _Line:
         for number, samples in again.items():
             self.push(_Waiting(number, self._running[number], samples))
 
-    def prompt(self, number: int) -> Rendered:
+    def prompt(self, number: int) -> RenderedPrompt:
         """A prompt that was taken."""
         return self._running[number]
 
@@ -366,7 +406,7 @@ class _Line:
         self._front = deque(e for e in self._front if e.number != number)
 
 
-def _too_large(prompt: Rendered) -> LimitExceeded:
+def _too_large(prompt: RenderedPrompt) -> LimitExceeded:
     return LimitExceeded(
         f"the item's {len(prompt.ids):,} tokens do not fit in memory even alone",
         fix="shorten it, lower max_pixels or max_new_tokens, or use a machine with more memory",

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ume_core.cache import ByteCache
-from ume_core.qwen.patches import VisualInput
-from ume_core.sizes import MERGE
+from ume_qwen.cache import ByteCache
+from ume_qwen.patches import VisualInput
+from ume_qwen.sizes import MERGE
 from ume_torch.attention import Segments, Varlen
 
 # Patches of one pass; more would only raise the peak of memory.

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ume_core.qwen.render import Rendered
+from ume_qwen.render import RenderedPrompt
 from ume_torch.vision import encode_visuals
 
 # The longest prompt of a group against its shortest: less padding against more calls.
 _SPREAD = 1.25
 
 
-def prompt_states(model: Any, prompts: Sequence[Rendered], pad: int) -> Tensor:
+def prompt_states(model: Any, prompts: Sequence[RenderedPrompt], pad: int) -> Tensor:
     """Final-norm states (tokens of all prompts, hidden), prompt after prompt, no padding."""
     visuals = _visuals(model, prompts)
     found: dict[int, Tensor] = {}
@@ -43,7 +43,7 @@ def _alike(lengths: Sequence[int]) -> Iterator[list[int]]:
     yield group
 
 
-def _visuals(model: Any, prompts: Sequence[Rendered]) -> dict[bytes, Tensor]:
+def _visuals(model: Any, prompts: Sequence[RenderedPrompt]) -> dict[bytes, Tensor]:
     """States by digest. One pass per distinct picture: the blank image repeats in every text."""
     distinct = {m.digest: m for p in prompts for m in p.media}
     states = encode_visuals(model.model.visual, list(distinct.values())) if distinct else []
@@ -51,7 +51,7 @@ def _visuals(model: Any, prompts: Sequence[Rendered]) -> dict[bytes, Tensor]:
 
 
 def _padded(
-    model: Any, prompts: Sequence[Rendered], pad: int, visuals: dict[bytes, Tensor]
+    model: Any, prompts: Sequence[RenderedPrompt], pad: int, visuals: dict[bytes, Tensor]
 ) -> Tensor:
     """States (prompts, tokens of the longest, hidden)."""
     rows, width = len(prompts), max(len(p.ids) for p in prompts)

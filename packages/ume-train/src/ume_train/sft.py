@@ -28,10 +28,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import clip_grad_norm_
 
-from ume_core.loading import LoadOptions
-from ume_core.qwen.checkpoint import find_checkpoint
-from ume_core.qwen.prepare import Preparer
-from ume_core.qwen.render import Rendered
+from ume_core.options import LoadOptions
+from ume_qwen.checkpoint import find_checkpoint
+from ume_qwen.prepare import Preparer
+from ume_qwen.render import RenderedPrompt
 from ume_torch.checkpoint import load_model
 from ume_torch.linear import cpu_has_bfloat16
 from ume_train.data import Example, PairBatch, PairSource
@@ -88,7 +88,7 @@ class Prepared:
         gen_index: index of `<gen_emb>` per row, -1 in disc batches.
     """
 
-    prompts: list[Rendered]
+    prompts: list[RenderedPrompt]
     learn_from: list[int]
     gen_index: list[int]
     teacher: Tensor | None
@@ -227,7 +227,7 @@ class Trainer:
 
     def prepare(self, batch: PairBatch) -> Prepared:
         """Tokenize and patchify a batch; CPU work that runs ahead of the model."""
-        prompts: list[Rendered] = []
+        prompts: list[RenderedPrompt] = []
         learn_from: list[int] = []
         gen_index: list[int] = []
         prepare = self.preparers["blank" if batch.blank else "plain"]
@@ -245,7 +245,7 @@ class Trainer:
         teacher = torch.from_numpy(batch.teacher) if batch.teacher is not None else None
         return Prepared(prompts, learn_from, gen_index, teacher)
 
-    def _with_answer(self, rendered: Rendered, example: Example) -> tuple[Rendered, int]:
+    def _with_answer(self, rendered: RenderedPrompt, example: Example) -> tuple[RenderedPrompt, int]:
         """Prompt and answer as one sequence, and the index of the first token to learn."""
         answered = example.answer
         if answered is None:

@@ -17,7 +17,8 @@ def ume_backends() -> list[BackendSpec]:
             requires=("onnxruntime",),
             install="pip install onnxruntime (or onnxruntime-gpu)",
             priority=20,
-            serves="export",
+            can_load="ume_qwen.formats:exported",
+            options="ume_onnxruntime.options:OnnxOptions",
         )
     ]
 

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from ume_core.errors import CheckpointError, InvalidOption
-from ume_core.hookspecs import has_gpu
-from ume_core.qwen.graphs import Arrays
+from ume_qwen.devices import has_gpu
+from ume_qwen.exported.inputs import Arrays
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",

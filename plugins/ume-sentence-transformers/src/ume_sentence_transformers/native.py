@@ -14,9 +14,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ume_core.directories import new_directory
+from ume_qwen.directories import new_directory
 from ume_core.errors import InvalidOption
-from ume_core.qwen.checkpoint import find_checkpoint
+from ume_qwen.checkpoint import find_checkpoint
 
 _TEMPLATE = "disc_emb"
 _MODULES = [

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ume_core.qwen.graphs import OUTPUTS, TEXT
-from ume_core.sizes import MERGE
+from ume_qwen.exported.inputs import OUTPUTS, TEXT
+from ume_qwen.sizes import MERGE
 from ume_tensorrt.profiles import Inputs, Profile, shape
 
 # CUDA's allocations are aligned so; TensorRT asks that of addresses it is given.

@@ -1,4 +1,4 @@
-"""The engine: disc vectors of built TensorRT engines, without torch."""
+"""The engine: disc vectors of an exported model on native TensorRT engines."""
 
 from __future__ import annotations
 
@@ -7,89 +7,71 @@ from pathlib import Path
 
 import tensorrt as trt
 
-from ume_core.errors import InvalidOption, LimitExceeded
-from ume_core.loading import LoadOptions
-from ume_core.qwen.graphs import ENGINES, TEXT, VISION, Arrays, Floats
+from ume_core.errors import LimitExceeded
+from ume_core.options import LoadOptions
+from ume_qwen.exported.embedder import Export, ExportedEmbedder
+from ume_qwen.exported.inputs import TEXT, VISION
 from ume_tensorrt import cuda
-from ume_tensorrt.manifest import read_manifest
-from ume_tensorrt.planned import PlannedEmbedder
-from ume_tensorrt.profiles import Point
+from ume_tensorrt.manifest import FOLDER, read_manifest
+from ume_tensorrt.options import TensorRTOptions
+from ume_tensorrt.profiled import ProfiledRunner
 from ume_tensorrt.runtime import Runtime
 
 
-class TensorRTEmbedder(PlannedEmbedder):
-    """An exported directory with built engines. Thread-safe.
+def create(
+    model: str | Path,
+    options: LoadOptions | None = None,
+    engine_options: TensorRTOptions | None = None,
+    *,
+    unchecked: bool = False,
+    folder: Path | None = None,
+) -> ExportedEmbedder:
+    """Load a directory that `ume export --format tensorrt` wrote.
 
-    Attributes:
-        engines: what the engines say about themselves. runtime: the loaded engines.
+    Engines are executable code: load those you built.
+
+    Args:
+        model: the directory.
+        options: how every engine loads it.
+        engine_options: how this engine computes.
+        unchecked: load engines before their parity was checked; only that check itself does.
+        folder: where the engines are, if not in the directory's own folder; for that check.
+
+    Raises:
+        CheckpointError: no export, no engines, or damaged ones.
+        EngineUnavailable: they were built for another GPU or version, or there is no GPU.
+        InvalidOption: a device that is not a GPU, or a dtype the export does not have.
+        LimitExceeded: the GPU's memory does not hold engines and buffers.
     """
-
-    name = "tensorrt"
-
-    def __init__(
-        self,
-        model: str | Path,
-        options: LoadOptions | None = None,
-        *,
-        unchecked: bool = False,
-        folder: Path | None = None,
-    ) -> None:
-        """Load a directory that `ume export … --engine tensorrt` wrote.
-
-        Engines are executable code: load those you built.
-
-        Args:
-            unchecked: load them before their parity was checked; only that check itself does.
-            folder: where the engines are, if not in the directory's own folder; for that check.
-
-        Raises:
-            CheckpointError: no export, no engines, or damaged ones.
-            EngineUnavailable: they were built for another GPU or version; no GPU.
-            InvalidOption: a device that is no GPU, or a dtype the export does not have.
-            LimitExceeded: the GPU's memory does not hold engines and buffers.
-        """
-        options = options or LoadOptions()
-        if options.provider != "auto":
-            raise InvalidOption(
-                "provider is ONNX Runtime's", fix="leave it out, or use engine='onnxruntime'"
-            )
-        if options.streams < 1:
-            raise InvalidOption(f"streams is {options.streams}", fix="pass a number from 1")
-        self.engines = read_manifest(Path(model), folder)
-        profiles = self.engines.parsed_profiles(Path(model))
-        super().__init__(model, options, profiles=profiles, unchecked=unchecked)
-        device = cuda.select(options.device)
-        self.engines.check(
-            self.directory, self.manifest.graphs, trt.__version__, device,
-            folder=folder, unchecked=unchecked,
-        )  # fmt: skip
-        plans = folder or self.directory / ENGINES
-        try:
-            self.runtime = Runtime(
-                {graph: plans / f"{graph}.plan" for graph in (VISION, TEXT)},
-                self.manifest.inputs,
-                profiles,
-                hidden=self.dimensions,
-                device=cuda.number_of(options.device),
-                lanes=options.streams,
-                host_code=self.engines.version_compatible,
-            )
-        except MemoryError as error:
-            raise LimitExceeded(
-                f"{error}", fix="use fewer streams, or build with smaller profiles"
-            ) from error
-        weakref.finalize(self, self.runtime.close)
-
-    def run_point(self, graph: str, point: Point, arrays: Arrays) -> Floats:
-        """On a free lane."""
-        return self.runtime.run(graph, point, arrays)
-
-    def is_out_of_memory(self, error: Exception) -> bool:
-        """CUDA's is raised as MemoryError, which all exported engines know."""
-        del error
-        return False
-
-
-def create(model: str | Path, options: LoadOptions) -> TensorRTEmbedder:
-    """The factory `ume_backends` names."""
-    return TensorRTEmbedder(model, options)
+    options, own = options or LoadOptions(), engine_options or TensorRTOptions()
+    directory = Path(model)
+    engines = read_manifest(directory, folder)
+    profiles = engines.parsed_profiles(directory)
+    export = Export.open(model, options, unchecked=unchecked)
+    device = cuda.select(options.device)
+    engines.check(
+        directory, export.manifest.graphs_digest, trt.__version__, device,
+        folder=folder, unchecked=unchecked,
+    )  # fmt: skip
+    files = folder or directory / FOLDER
+    try:
+        runtime = Runtime(
+            {graph: files / f"{graph}.plan" for graph in (VISION, TEXT)},
+            export.manifest.inputs,
+            profiles,
+            hidden=export.checkpoint.hidden_size,
+            device=cuda.number_of(options.device),
+            lanes=own.streams,
+            host_code=engines.version_compatible,
+            capture=own.cuda_graphs,
+        )
+    except MemoryError as error:
+        raise LimitExceeded(
+            f"{error}", fix="use fewer streams, or build with smaller profiles"
+        ) from error
+    runner = ProfiledRunner(runtime, profiles, export.manifest.inputs, directory)
+    embedder = ExportedEmbedder(
+        "tensorrt", export, runner, options, media_cache_bytes=own.media_cache_bytes
+    )
+    weakref.finalize(embedder, runtime.close)
+    return embedder

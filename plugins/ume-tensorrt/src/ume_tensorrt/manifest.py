@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ume_core.errors import CheckpointError, EngineUnavailable
-from ume_core.qwen.checkpoint import files_digest
-from ume_core.qwen.graphs import ENGINES
+from ume_qwen.checkpoint import files_digest
 from ume_tensorrt.profiles import Profiles, parse_profiles
 
 FORMAT = 1
 NAME = "engines.json"
+FOLDER = "tensorrt"  # of an exported directory, where built engines stand
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class EngineManifest:
     format: int = FORMAT
 
     def write(self, folder: Path) -> None:
-        """Into the engines' folder."""
+        """Write engines.json to `folder`."""
         (folder / NAME).write_text(json.dumps(asdict(self), indent=1), "utf-8")
 
     def parsed_profiles(self, origin: Path) -> Profiles:
@@ -80,7 +80,7 @@ class EngineManifest:
             raise CheckpointError(f"the engines in {directory} are of another export", fix=fix)
         if not unchecked and self.parity.get("passed") is not True:
             raise CheckpointError(f"the engines in {directory} did not pass parity", fix=fix)
-        if files_digest(plan_files(folder or directory / ENGINES)) != self.plans:
+        if files_digest(plan_files(folder or directory / FOLDER)) != self.plans:
             raise CheckpointError(f"the engines in {directory} were changed", fix=fix)
         built, here = _numbers(self.tensorrt), _numbers(version)
         # Engines of one release load in that release alone, unless built otherwise: then in the
@@ -112,7 +112,7 @@ def read_manifest(directory: Path, folder: Path | None = None) -> EngineManifest
     Raises:
         CheckpointError: no engines were built there, or the file is damaged.
     """
-    path = (folder or directory / ENGINES) / NAME
+    path = (folder or directory / FOLDER) / NAME
     if not path.is_file():
         raise CheckpointError(
             f"{directory} holds no TensorRT engines", fix=f"run: {rebuild(directory)}"
@@ -138,7 +138,7 @@ def plan_files(folder: Path) -> list[Path]:
 
 def rebuild(directory: Path) -> str:
     """The command that builds engines for this machine."""
-    return f"ume export {directory} --engine tensorrt"
+    return f"ume export {directory} --format tensorrt"
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ume_core.hookspecs import BackendSpec, hookimpl
+from ume_tensorrt.manifest import FOLDER, NAME
+
+
+def can_load(model: str | Path, device: str) -> str | None:
+    """Whether a directory holds engines, and a GPU was asked for."""
+    if device == "cpu":
+        return "needs a GPU, and device='cpu' was asked for"
+    built = (Path(model) / FOLDER / NAME).is_file()
+    return None if built else "loads directories with engines that `ume export` built"
 
 
 @hookimpl
@@ -17,7 +28,8 @@ def ume_backends() -> list[BackendSpec]:
             requires=("tensorrt", "cuda.bindings"),
             install="pip install tensorrt-cu13==10.16.1.11 cuda-bindings",
             priority=30,
-            serves="engines",
-            gpu=True,
+            check="ume_qwen.devices:missing_gpu",
+            can_load="ume_tensorrt.plugin:can_load",
+            options="ume_tensorrt.options:TensorRTOptions",
         )
     ]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ume_core.qwen.graphs import TEXT, Arrays, VisionLayout
-from ume_core.qwen.patches import VisualInput
+from ume_qwen.exported.inputs import TEXT, Arrays, VisionLayout
+from ume_qwen.patches import VisualInput
 from ume_tensorrt.profiles import Inputs, Sizes
 
 

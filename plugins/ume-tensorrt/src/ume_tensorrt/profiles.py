@@ -3,7 +3,7 @@
 A profile gives every dynamic axis of a graph its least, best and most size. A request runs at a
 *point*: its sizes padded up to a coarse grid, so that few captured CUDA graphs serve all requests.
 Padding is exact: rows, images and visual states beyond the request's are ignored, and tokens that
-are added belong to no prompt (see `ume_core.qwen.graphs`). Patches cannot be padded (every patch
+are added belong to no prompt (see `ume_qwen.exported.inputs`). Patches cannot be padded (every patch
 sees every other).
 """
 
@@ -18,8 +18,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ume_core.errors import InvalidOption
-from ume_core.qwen.graphs import TEXT, VISION, Arrays
-from ume_core.sizes import MERGE
+from ume_qwen.exported.inputs import TEXT, VISION, Arrays
+from ume_qwen.sizes import MERGE
 
 Sizes: TypeAlias = "dict[str, int]"
 # A graph's inputs as in the export's manifest: name -> [element type, axes]; numbers are fixed.

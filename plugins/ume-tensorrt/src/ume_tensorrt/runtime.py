@@ -23,7 +23,7 @@ import numpy as np
 import tensorrt as trt
 
 from ume_core.errors import CheckpointError, EngineUnavailable, UmeError
-from ume_core.qwen.graphs import Arrays, Floats
+from ume_qwen.exported.inputs import Arrays, Floats
 from ume_tensorrt import cuda
 from ume_tensorrt.buffers import Buffers, nbytes, output_shape, plan
 from ume_tensorrt.profiles import Inputs, Point, Profiles, shape
@@ -71,6 +71,7 @@ class Runtime:
     """The engines of one directory, loaded on one GPU. Thread-safe.
 
     Attributes:
+        capture: whether sizes that come again are captured.
         uncaptured: points whose work CUDA would not capture, and that are queued call by call.
     """
 
@@ -84,18 +85,26 @@ class Runtime:
         device: int,
         lanes: int,
         host_code: bool,
+        capture: bool = True,
     ) -> None:
         """Load engines.
 
         Args:
-            plans: engine file by graph. inputs: of the graphs, as the manifest has them.
-            hidden: the vectors' width. host_code: engines hold a lean runtime (version-compatible
-                ones do), which is code that runs on this machine.
+            plans: engine file by graph.
+            inputs: the graphs' inputs, as the manifest has them.
+            profiles: what the engines take.
+            hidden: the vectors' width.
+            device: the GPU's number.
+            lanes: requests computed at once.
+            host_code: engines hold a lean runtime (version-compatible ones do), which is code that
+                runs on this machine.
+            capture: capture sizes that come again as CUDA graphs.
 
         Raises:
             CheckpointError: an engine cannot be loaded. MemoryError: the GPU's does not suffice.
         """
         self.inputs, self.profiles, self.hidden, self.device = inputs, profiles, hidden, device
+        self.capture = capture
         self.uncaptured = 0
         self.lock = threading.Lock()
         cuda.use(device)
@@ -214,6 +223,8 @@ class _Lane:
 
     def _at(self, graph: str, point: Point) -> _Captured | None:
         """What is captured of a point, now or before; None where it comes for the first time."""
+        if not self._of.capture:
+            return None
         captured, key = self._captured[graph], (graph, point)
         if point in captured:
             captured.move_to_end(point)

@@ -8,11 +8,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from ume_core.conventions import conventions_in_force
-from ume_core.embedder import OnError, Progress, Sampling, prepare_items, require_mode
+from ume_core.embedder import (
+    OnError,
+    Progress,
+    Sampling,
+    check_call,
+    prepare_item,
+    require_mode,
+)
 from ume_core.errors import UmeError
 from ume_core.fetch import Access
 from ume_core.items import Image, Item, ItemLike, Text
-from ume_core.loading import LoadOptions
+from ume_core.options import LoadOptions
 from ume_core.media import load_video, open_image
 from ume_core.results import EmbeddingResult, Record, Sample, Vectors
 from ume_core.signature import Mode, Signature
@@ -76,7 +83,11 @@ class FakeEmbedder:
         """See `Embedder.embed`."""
         require_mode(mode, self._modes, self.name)
         del max_new_tokens  # its one token always fits
-        digests = prepare_items(items, self._digest, instruction=instruction, on_error=on_error)
+        check_call(items, on_error)
+        digests = [
+            prepare_item(item, i, self._digest, instruction=instruction, on_error=on_error)
+            for i, item in enumerate(items)
+        ]
         count = sampling.n if sampling is not None else 1
         disc = np.full((len(digests), self._dimensions), np.nan, dtype=np.float32)
         gen = np.full((len(digests), count, self._dimensions), np.nan, dtype=np.float32)

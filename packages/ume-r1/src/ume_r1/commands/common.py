@@ -24,7 +24,7 @@ from ume_core.embedder import Embedder
 from ume_core.errors import MediaError
 from ume_core.items import Item, Text, part_from_path
 from ume_core.limits import Limits
-from ume_core.loading import LoadOptions
+from ume_core.options import LoadOptions
 from ume_core.prompts import PROMPT_ALIASES, PROMPTS
 from ume_core.signature import MODES
 from ume_r1.loading import DEFAULT_MODEL, load

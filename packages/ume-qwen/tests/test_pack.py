@@ -7,20 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ume_core.qwen.pack import Pack, build_pack
-from ume_core.qwen.patches import VisualInput
-from ume_core.qwen.render import Rendered
+from ume_qwen.pack import Pack, build_pack
+from ume_qwen.patches import VisualInput
+from ume_qwen.render import RenderedPrompt
 
 HEAD = list(range(100, 112))
 VISUAL = VisualInput(np.zeros((8, 1176), np.float32), (1, 2, 4), "image", b"a" * 16)
 
 
-def prompt(*ids: int, media: VisualInput | None = None) -> Rendered:
+def prompt(*ids: int, media: VisualInput | None = None) -> RenderedPrompt:
     """A prompt of the common head and these ids; a picture, if given, follows the head."""
     own = ([-5] * media.tokens if media else []) + list(ids)
     array = np.array([*HEAD, *own])
     starts = (len(HEAD),) if media else ()
-    return Rendered(
+    return RenderedPrompt(
         array, np.tile(np.arange(len(array)), (3, 1)), (media,) if media else (), starts,
         len(array) - 1, len(HEAD), b"head",
     )  # fmt: skip
@@ -62,7 +62,7 @@ def test_every_prompt_can_be_read_back(tails: list[list[int]], share: bool) -> N
 def test_shared_beginnings_are_computed_once_and_stored_heads_not_at_all() -> None:
     prompts = [prompt(*LONG, 1), prompt(*LONG, 2), prompt(*LONG, 2)]
     assert build_pack(prompts).tokens == len(HEAD) + len(LONG) + 2
-    stored = build_pack(prompts, stored={b"head"})
+    stored = build_pack(prompts, cached={b"head"})
     assert stored.tokens == len(LONG) + 2
     with pytest.raises(IndexError, match="not computed"):
         stored.place(0, 3)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ume_core.qwen.pack import Pack
+from ume_qwen.pack import Pack
 from ume_torch.attention import Segments, Varlen
 from ume_torch.kv import LayerKV
 
@@ -22,7 +22,7 @@ class _Layout:
     """Segments of queries and what each sees, for one call.
 
     Attributes:
-        index: places of the keys, segment by segment, among the stored heads' tokens and, behind
+        index: places of the keys, segment by segment, among the cached prefixes' tokens and, behind
             them, the pack's; None where that is the pack itself.
     """
 
@@ -31,7 +31,7 @@ class _Layout:
     keys: Segments
 
 
-class Plan:
+class AttentionPlan:
     """Attention over a pack's forest: one call a node, or a single call where a kernel has it.
 
     Shapes: q, k, v and results are (tokens, heads, dim); keys and values may have fewer heads.
@@ -40,11 +40,11 @@ class Plan:
     def __init__(
         self,
         pack: Pack,
-        heads: dict[bytes, LayerKV],
+        prefixes: dict[bytes, LayerKV],
         device: torch.device,
         varlen: Varlen | None,
     ) -> None:
-        self.pack, self.heads, self.device, self.varlen = pack, heads, device, varlen
+        self.pack, self.prefixes, self.device, self.varlen = pack, prefixes, device, varlen
         self._chains = [pack.chain(i) for i in range(len(pack.nodes))]
         self._masks: dict[tuple[int, int], Tensor] = {}
 
@@ -82,9 +82,9 @@ class Plan:
         for ancestor in self._chains[number]:
             node = self.pack.nodes[ancestor]
             if node.offset < 0:
-                stored = self.heads[node.head or b""][layer]
-                keys.append(stored[0])
-                values.append(stored[1])
+                cached = self.prefixes[node.prefix or b""][layer]
+                keys.append(cached[0])
+                values.append(cached[1])
             else:
                 keys.append(k[node.offset : node.offset + len(node)])
                 values.append(v[node.offset : node.offset + len(node)])
@@ -103,9 +103,9 @@ class Plan:
         self, varlen: Varlen, q: Tensor, k: Tensor, v: Tensor, layer: int, layout: _Layout
     ) -> Tensor:
         if layout.index is not None:
-            stored = [self.heads[n.head or b""][layer] for n in self.pack.nodes if n.offset < 0]
-            k = torch.cat([*(kv[0] for kv in stored), k])[layout.index]
-            v = torch.cat([*(kv[1] for kv in stored), v])[layout.index]
+            cached = [self.prefixes[n.prefix or b""][layer] for n in self.pack.nodes if n.offset < 0]
+            k = torch.cat([*(kv[0] for kv in cached), k])[layout.index]
+            v = torch.cat([*(kv[1] for kv in cached), v])[layout.index]
         return varlen(q, k, v, layout.queries, layout.keys, causal=True)
 
     @cached_property
@@ -124,19 +124,19 @@ class Plan:
         )
 
     def _places(self, number: int) -> npt.NDArray[np.int64]:
-        """Where a node's chain stands among the stored heads' tokens and the pack's."""
+        """Where a node's chain stands among the cached prefixes' tokens and the pack's."""
         chain = self._chains[number]
         parts = [np.arange(len(self.pack.nodes[i])) + self._firsts[i] for i in chain]
         return np.concatenate(parts)
 
     @cached_property
     def _firsts(self) -> list[int]:
-        """Per node the place of its first token, stored heads before the pack."""
-        stored = sum(len(n) for n in self.pack.nodes if n.offset < 0)
+        """Per node the place of its first token, cached prefixes before the pack."""
+        cached = sum(len(n) for n in self.pack.nodes if n.offset < 0)
         found: list[int] = []
         so_far = 0
         for node in self.pack.nodes:
-            found.append(so_far if node.offset < 0 else stored + node.offset)
+            found.append(so_far if node.offset < 0 else cached + node.offset)
             so_far += len(node) if node.offset < 0 else 0
         return found
 

@@ -1,7 +1,7 @@
-"""How many pixels and frames the model sees: Qwen's resizing and frame-sampling rules.
+"""How many pixels the model sees: Qwen's resizing rules.
 
 Source of the formulas and defaults: qwen-vl-utils 0.0.14, `vision_process.py` (`smart_resize`,
-`smart_nframes`, `fetch_video`), for Qwen2-VL and Qwen2.5-VL (patch 14, merge 2).
+`fetch_video`), for Qwen2-VL and Qwen2.5-VL (patch 14, merge 2).
 """
 
 from __future__ import annotations
@@ -21,9 +21,6 @@ UTILS_MAX_PIXELS = 16_384 * FACTOR * FACTOR  # and MAX_PIXELS: 12,845,056
 VIDEO_MIN_PIXELS = 128 * FACTOR * FACTOR  # per frame
 VIDEO_MAX_PIXELS = 768 * FACTOR * FACTOR  # per frame
 VIDEO_TOTAL_PIXELS = int(128_000 * FACTOR * FACTOR * 0.9)
-DEFAULT_FPS = 2.0
-MIN_FRAMES = 4
-MAX_FRAMES = 768
 
 
 def smart_resize(
@@ -59,52 +56,6 @@ def smart_resize(
 
 
 @dataclass(frozen=True)
-class FrameSampling:
-    """How frames are taken from a decoded video; one of `fps` and `nframes` at most."""
-
-    fps: float | None = None
-    nframes: int | None = None
-    min_frames: int | None = None
-    max_frames: int | None = None
-
-
-def frame_count(sampling: FrameSampling, total: int, video_fps: float) -> int:
-    """How many of `total` frames the model sees; even, at least 2.
-
-    Raises:
-        InvalidItem: the video has fewer than two frames, or `nframes` is out of range.
-    """
-    if sampling.nframes is not None:
-        count = round(sampling.nframes / TEMPORAL_PATCH) * TEMPORAL_PATCH
-        asked = f"nframes={sampling.nframes}"
-    else:
-        fps = sampling.fps if sampling.fps is not None else DEFAULT_FPS
-        low = _even_ceil(sampling.min_frames if sampling.min_frames is not None else MIN_FRAMES)
-        high = _even_floor(
-            sampling.max_frames if sampling.max_frames is not None else min(MAX_FRAMES, total)
-        )
-        wanted = total / video_fps * fps
-        count = _even_floor(min(min(max(wanted, low), high), total))
-        asked = f"fps={fps:g}"
-    if not TEMPORAL_PATCH <= count <= total:
-        raise InvalidItem(
-            f"{asked} selects {count} of the video's {total} frames",
-            fix=f"ask for between {TEMPORAL_PATCH} and {total} frames",
-        )
-    return count
-
-
-def frame_indices(count: int, total: int) -> list[int]:
-    """`count` frame numbers spread evenly over `total`, first and last included.
-
-    `torch.linspace(0, total - 1, count).round().long()` of the published reader, in float64.
-    """
-    if count == 1:
-        return [0]
-    return [round(i * (total - 1) / (count - 1)) for i in range(count)]
-
-
-@dataclass(frozen=True)
 class VideoBudget:
     """Pixel limits of one video; None takes the published default."""
 
@@ -126,11 +77,3 @@ def frame_pixels(budget: VideoBudget, frames: int) -> tuple[int, int]:
             fix="lower min_pixels or raise max_pixels",
         )
     return low, int(high)
-
-
-def _even_ceil(value: float) -> int:
-    return math.ceil(value / TEMPORAL_PATCH) * TEMPORAL_PATCH
-
-
-def _even_floor(value: float) -> int:
-    return math.floor(value / TEMPORAL_PATCH) * TEMPORAL_PATCH

@@ -19,13 +19,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as PILImage
 
-from ume_core.cache import ByteCache
+from ume_qwen.cache import ByteCache
 from ume_core.conventions import OFFICIAL
 from ume_core.errors import CheckpointError, InvalidItem, LimitExceeded
 from ume_core.fetch import Access, read_source
 from ume_core.items import Image, Video
 from ume_core.media import load_video, open_image
-from ume_core.sizes import (
+from ume_qwen.sizes import (
     FACTOR,
     MERGE,
     PATCH,
@@ -297,7 +297,8 @@ class Patchifier:
 
     def _video_budget(self, video: Video) -> VideoBudget:
         """The video's pixel limits; the published ones give way to a smaller checkpoint's."""
-        budget, high = video.budget, self.config.max_pixels
+        budget = VideoBudget(video.min_pixels, video.max_pixels, video.total_pixels)
+        high = self.config.max_pixels
         if high >= VIDEO_MAX_PIXELS:
             return budget
         low = self.config.min_pixels if high < VIDEO_MIN_PIXELS else VIDEO_MIN_PIXELS

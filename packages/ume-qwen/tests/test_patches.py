@@ -9,7 +9,7 @@ from PIL import Image as PILImage
 from ume_core.errors import InvalidItem, LimitExceeded
 from ume_core.fetch import Access
 from ume_core.items import Image, Video
-from ume_core.qwen.patches import PatchConfig, Patchifier, resize_frames
+from ume_qwen.patches import PatchConfig, Patchifier, resize_frames
 
 
 def noise(width: int, height: int, seed: int = 0) -> PILImage.Image:

@@ -11,12 +11,12 @@ from ume_core.conventions import Conventions, conventions_in_force
 from ume_core.errors import InvalidOption, LimitExceeded
 from ume_core.fetch import Access
 from ume_core.items import Image, Item, Text
-from ume_core.loading import LoadOptions
+from ume_core.options import LoadOptions
 from ume_core.prompts import request_warning
-from ume_core.qwen.checkpoint import Checkpoint
-from ume_core.qwen.patches import PatchConfig, Patchifier, VisualInput
-from ume_core.qwen.render import Rendered, Renderer
-from ume_core.qwen.tokens import Tokenizer
+from ume_qwen.checkpoint import Checkpoint
+from ume_qwen.patches import PatchConfig, Patchifier, VisualInput
+from ume_qwen.render import RenderedPrompt, Renderer
+from ume_qwen.tokens import Tokenizer
 
 # The official evaluation's collator pairs text-only inputs with a white 28 x 28 picture
 # (`eval_collator.py`); qwen-vl-utils makes 56 x 56 of it.
@@ -61,7 +61,7 @@ class Preparer:
         ):  # a template that cannot work fails now, not at the first item
             self(Item((Text("x"), blank_image())), gen=False)
 
-    def __call__(self, item: Item, *, gen: bool) -> Rendered:
+    def __call__(self, item: Item, *, gen: bool) -> RenderedPrompt:
         """Read the item's media and lay out its prompt.
 
         Raises:

@@ -3,7 +3,7 @@
 `vision_encoder` computes images of one size at a time: no attention crosses images, no padding, no
 quadratic mask over a batch. `text_encoder` takes prompts packed end to end, every shared beginning
 once, and returns unit vectors; its mask is quadratic in the pack, so packs are bounded. What all
-prompts begin with (`ume_core.qwen.prefix`) it does not compute: its keys and values are constants.
+prompts begin with (`ume_qwen.exported.prefix`) it does not compute: its keys and values are constants.
 What depends on the data in ways a graph expresses badly (patch rotations, window layout, M-RoPE
 positions, where visual states go) is computed here, in numpy, for ONNX Runtime and TensorRT alike.
 """
@@ -17,15 +17,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ume_core.qwen.pack import Pack
-from ume_core.qwen.patches import VisualInput
-from ume_core.sizes import MERGE, PATCH
+from ume_qwen.pack import Pack
+from ume_qwen.patches import VisualInput
+from ume_qwen.sizes import MERGE, PATCH
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Arrays: TypeAlias = "dict[str, npt.NDArray[Any]]"
 
-MANIFEST = "ume_export.json"
-ENGINES = "tensorrt"  # folder of an exported directory that holds built engines
 VISION, TEXT = "vision_encoder", "text_encoder"
 TEXT_INPUTS = (
     "input_ids", "position_ids", "prefix_tokens", "place", "tree_start", "tree_end",
@@ -121,7 +119,7 @@ def text_arrays(pack: Pack, states: Mapping[bytes, Floats], *, hidden: int) -> A
     """Inputs of the text graph for a pack of prompts that end at `<disc_emb>`.
 
     A token attends to those of its own and its ancestor nodes that do not stand behind it, and of
-    the graph's prefix to as many as its prompt begins with where the pack has them as stored. In a
+    the graph's prefix to as many as its prompt begins with where the pack has them as cached. In a
     walk over the forest that numbers nodes as it enters them, a node's descendants are the numbers
     from its own up to the last one given beneath it: comparing numbers tells ancestors.
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from ume_core.errors import CheckpointError
-from ume_core.qwen.checkpoint import files_digest
-from ume_core.qwen.graphs import MANIFEST
+from ume_qwen.checkpoint import files_digest
+from ume_qwen.formats import MANIFEST
 
-FORMAT = 3  # 1 had padded prompts, 2 no prefix
+FORMAT = 4  # 1 had padded prompts, 2 no prefix, 3 older conventions
 
 
 @dataclass(frozen=True)
@@ -19,14 +19,16 @@ class Manifest:
     """An export.
 
     Attributes:
-        model: the name it was exported from. weights: digest of the checkpoint, so
-            that float32 vectors compare with ume-torch's. precision: of the graphs (`float32`,
-            `bfloat16`, `float16` or `int8`). opset: of the graphs.
+        model: the name it was exported from.
+        weights: digest of the checkpoint, so that float32 vectors compare with ume-torch's.
+        precision: the graphs' arithmetic: `float32`, `bfloat16`, `float16` or `int8`.
+        opset: the graphs' ONNX opset.
         inputs: per graph, its inputs' names, element types and axes (numbers are fixed).
-        prefix: whose keys and values the text graph holds (JSON of `ume_core.qwen.prefix.Prefix`).
-        graphs: digest of the graph files (see `files_digest`).
+        prefix: whose keys and values the text graph holds (`ume_qwen.exported.prefix.Prefix`).
+        graphs_digest: digest of the graph files (see `files_digest`).
         parity: what the export measured (see ume-export).
-        versions: of what made it.
+        versions: versions of what made it.
+        format: version of this file's form.
     """
 
     model: str
@@ -35,13 +37,13 @@ class Manifest:
     opset: int
     inputs: dict[str, dict[str, list[Any]]]
     prefix: dict[str, Any]
-    graphs: str
+    graphs_digest: str
     parity: dict[str, Any]
     versions: dict[str, str]
     format: int = FORMAT
 
     def write(self, directory: Path) -> None:
-        """Into `directory`."""
+        """Write `ume_export.json` to `directory`."""
         text = json.dumps(asdict(self), indent=1)
         (directory / MANIFEST).write_text(text, "utf-8")
 
@@ -77,7 +79,7 @@ class Manifest:
         parity = cast(object, found.parity)  # whatever the file holds
         if not isinstance(parity, dict) or found.parity.get("passed") is not True:
             raise CheckpointError(f"{path} does not say that parity passed", fix="export again")
-        if files_digest(sorted((directory / "onnx").iterdir())) != found.graphs:
+        if files_digest(sorted((directory / "onnx").iterdir())) != found.graphs_digest:
             raise CheckpointError(
                 f"the graphs in {directory} are not those that were checked", fix="export again"
             )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ume_core.qwen.patches import VisualInput
-from ume_core.qwen.positions import mrope_positions
+from ume_qwen.patches import VisualInput
+from ume_qwen.positions import mrope_positions
 
 
 def video(t: int, h: int, w: int, seconds: float = 1.0) -> VisualInput:

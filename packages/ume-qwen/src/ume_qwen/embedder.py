@@ -11,14 +11,21 @@ from typing import TypeAlias
 
 import numpy as np
 
-from ume_core.ahead import prepare_ahead
-from ume_core.embedder import OnError, Progress, Sampling, prepare_items, require_mode
-from ume_core.errors import CheckpointError, InvalidItem, InvalidOption, LimitExceeded, UmeError
-from ume_core.items import Item, ItemLike, check_batch
-from ume_core.loading import LoadOptions
-from ume_core.qwen.checkpoint import Checkpoint
-from ume_core.qwen.prepare import Preparer
-from ume_core.qwen.render import Rendered
+from ume_qwen.prefetch import prepare_ahead
+from ume_core.embedder import (
+    OnError,
+    Progress,
+    Sampling,
+    check_call,
+    prepare_item,
+    require_mode,
+)
+from ume_core.errors import CheckpointError, InvalidOption, LimitExceeded, UmeError
+from ume_core.items import Item, ItemLike
+from ume_core.options import LoadOptions
+from ume_qwen.checkpoint import Checkpoint
+from ume_qwen.prepare import Preparer
+from ume_qwen.render import RenderedPrompt
 from ume_core.results import EmbeddingResult, Record, Vectors
 from ume_core.signature import Mode, Signature
 
@@ -26,7 +33,7 @@ from ume_core.signature import Mode, Signature
 _WINDOW = 256
 _WINDOW_BYTES = 256 * 1024 * 1024
 _GIVEN_TOKENS = 32  # more than any given beginning or close of an answer
-Prepared: TypeAlias = "Iterator[tuple[int, Rendered | UmeError]]"
+Prepared: TypeAlias = "Iterator[tuple[int, RenderedPrompt | UmeError]]"
 
 
 @dataclass(frozen=True)
@@ -55,8 +62,8 @@ class QwenEmbedder(ABC):
         self, checkpoint: Checkpoint, options: LoadOptions, *, dtype: str, weights: str
     ) -> None:
         self.checkpoint, self.options, self.dtype = checkpoint, options, dtype
-        self._prepare = Preparer(checkpoint, options)
-        conventions, patches = self._prepare.conventions, self._prepare.patchify.config
+        self.prepare = Preparer(checkpoint, options)
+        conventions, patches = self.prepare.conventions, self.prepare.patchify.config
         self._signature = Signature(
             model=checkpoint.name,
             weights=weights,
@@ -76,11 +83,11 @@ class QwenEmbedder(ABC):
         )
 
     @abstractmethod
-    def disc_vectors(self, prompts: Sequence[Rendered]) -> list[Vectors | UmeError]:
+    def disc_vectors(self, prompts: Sequence[RenderedPrompt]) -> list[Vectors | UmeError]:
         """Unit disc vectors (dim,) of prompts that `fits` let through together."""
 
     @abstractmethod
-    def fits(self, group: Sequence[Rendered], more: Rendered) -> bool:
+    def fits(self, group: Sequence[RenderedPrompt], more: RenderedPrompt) -> bool:
         """Whether one more prompt may be computed together with these."""
 
     def outputs(
@@ -118,21 +125,18 @@ class QwenEmbedder(ABC):
         budget = self._budget(max_new_tokens)
         if sampling is not None and mode == "disc":
             raise InvalidOption("sampling was given in disc mode", fix="use mode='gen' or 'both'")
-        check_batch(items)
-        if not items:
-            raise InvalidItem("the list of items is empty", fix="pass at least one item")
+        check_call(items, on_error)
         gen = mode != "disc"
 
-        def prepare(item: Item) -> Rendered:
-            rendered = self._prepare(item, gen=gen)
-            self._check_room(rendered, budget if gen else 0)
+        def prepare(item: Item) -> RenderedPrompt:
+            rendered = self.prepare(item, gen=gen)
+            self.check_room(rendered, budget if gen else 0)
             return rendered
 
-        def prepare_one(index: int) -> Rendered | UmeError:
-            (found,) = prepare_items(
-                [items[index]], prepare, instruction=instruction, on_error=on_error, first=index
+        def prepare_one(index: int) -> RenderedPrompt | UmeError:
+            return prepare_item(
+                items[index], index, prepare, instruction=instruction, on_error=on_error
             )
-            return found
 
         outputs: dict[int, Output] = {}
         ahead = prepare_ahead(len(items), prepare_one, _bytes)
@@ -154,7 +158,7 @@ class QwenEmbedder(ABC):
 
     def _disc(self, prepared: Prepared) -> Outputs:
         """Windows of prepared items, each cut into batches of like length."""
-        window: list[tuple[int, Rendered]] = []
+        window: list[tuple[int, RenderedPrompt]] = []
         held = 0
         for index, item in prepared:
             if isinstance(item, UmeError):
@@ -168,8 +172,8 @@ class QwenEmbedder(ABC):
                 window, held = [], 0
         yield from self._window(window)
 
-    def _window(self, window: list[tuple[int, Rendered]]) -> Outputs:
-        waiting = sorted(window, key=lambda e: (e[1].head_key, len(e[1].ids)))
+    def _window(self, window: list[tuple[int, RenderedPrompt]]) -> Outputs:
+        waiting = sorted(window, key=lambda e: (e[1].prefix_key, len(e[1].ids)))
         while waiting:
             group = [waiting.pop(0)]
             while waiting and self.fits([p for _, p in group], waiting[0][1]):
@@ -204,7 +208,16 @@ class QwenEmbedder(ABC):
             raise InvalidOption(f"max_new_tokens is {budget!r}", fix="pass a whole number from 1")
         return int(budget)
 
-    def _check_room(self, rendered: Rendered, budget: int) -> None:
+    def check_room(self, rendered: RenderedPrompt, budget: int) -> None:
+        """Refuse a prompt that leaves no room for the answer.
+
+        Args:
+            rendered: the prompt.
+            budget: tokens to generate; 0 in disc mode.
+
+        Raises:
+            LimitExceeded: prompt and answer exceed the model's context.
+        """
         context = self.checkpoint.context_length
         if budget and self.options.thinking != "full":
             budget += _GIVEN_TOKENS
@@ -231,8 +244,8 @@ def unit(states: Vectors) -> Vectors:
     return vectors
 
 
-def _bytes(prepared: Rendered | UmeError) -> int:
-    return sum(m.patches.nbytes for m in prepared.media) if isinstance(prepared, Rendered) else 0
+def _bytes(prepared: RenderedPrompt | UmeError) -> int:
+    return sum(m.patches.nbytes for m in prepared.media) if isinstance(prepared, RenderedPrompt) else 0
 
 
 def _thinking(options: LoadOptions) -> str:

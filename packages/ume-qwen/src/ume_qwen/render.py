@@ -20,9 +20,9 @@ from ume_core.errors import CheckpointError, InvalidItem, LimitExceeded
 from ume_core.items import Image, Item, Text
 from ume_core.limits import Limits
 from ume_core.prompts import Prompt
-from ume_core.qwen.patches import VisualInput
-from ume_core.qwen.positions import Positions, mrope_positions
-from ume_core.qwen.tokens import SpecialTokens, Tokenizer
+from ume_qwen.patches import VisualInput
+from ume_qwen.positions import Positions, mrope_positions
+from ume_qwen.tokens import SpecialTokens, Tokenizer
 
 # Private-use characters that stand for the user's text, and for the recipe's ending after the last
 # text, while the template is rendered.
@@ -31,7 +31,7 @@ _ENDING = "\uf8fe"
 
 
 @dataclass(frozen=True)
-class Rendered:
+class RenderedPrompt:
     """A prompt ready for the model.
 
     Attributes:
@@ -39,8 +39,8 @@ class Rendered:
         positions: int64 (3, tokens), M-RoPE.
         media: in the order of their placeholders. media_starts: index of each one's first.
         disc_index: index of `<disc_emb>`.
-        head: tokens before the user's own content, the same in every such prompt.
-        head_key: digest of the head's tokens and media.
+        prefix: tokens before the user's own content, the same in every such prompt.
+        prefix_key: digest of the prefix's tokens and media.
         warnings: what was noticed about the item, for its record.
     """
 
@@ -49,11 +49,11 @@ class Rendered:
     media: tuple[VisualInput, ...]
     media_starts: tuple[int, ...]
     disc_index: int
-    head: int
-    head_key: bytes
+    prefix: int
+    prefix_key: bytes
     warnings: tuple[str, ...] = ()
 
-    def until(self, length: int) -> Rendered:
+    def until(self, length: int) -> RenderedPrompt:
         """The first `length` tokens, and the media that begin among them."""
         count = sum(start < length for start in self.media_starts)
         return replace(
@@ -115,7 +115,7 @@ class Renderer:
         gen: bool,
         media_first: bool = True,
         constant_media: int = 0,
-    ) -> Rendered:
+    ) -> RenderedPrompt:
         """Lay out `item`, whose media were already patchified, for one forward pass.
 
         Args:
@@ -132,11 +132,11 @@ class Renderer:
         waiting = list(media)
         starts: list[int] = []
         run = 0  # text tokens since the last image or video
-        head = disc_index = -1
+        prefix = disc_index = -1
         for piece in self._skeleton(kinds):
             if isinstance(piece, int) and piece in (self.special.image, self.special.video):
-                if head < 0 and len(starts) == constant_media:
-                    head = len(ids)
+                if prefix < 0 and len(starts) == constant_media:
+                    prefix = len(ids)
                 visual = waiting.pop(0)
                 starts.append(len(ids))
                 spans += [run, visual]
@@ -146,8 +146,8 @@ class Renderer:
             if isinstance(piece, int):
                 new = [piece]
             else:
-                if head < 0 and _TEXT in piece:
-                    head = len(ids)
+                if prefix < 0 and _TEXT in piece:
+                    prefix = len(ids)
                 # The recipe's tokenizer sees "<text>\n", then <disc_emb>, then "\n<prompt>".
                 lead, ending, tail = piece.partition(_ENDING)
                 new = self.tokenizer.encode(_fill(lead, texts))
@@ -169,10 +169,10 @@ class Renderer:
             )
         positions = mrope_positions([s for s in spans if s != 0], self._tokens_per_second)
         array = np.array(ids, dtype=np.int64)
-        key = blake2b(array[:head].tobytes(), digest_size=16)
+        key = blake2b(array[:prefix].tobytes(), digest_size=16)
         for visual in media[:constant_media]:
             key.update(visual.digest)
-        return Rendered(array, positions, media, tuple(starts), disc_index, head, key.digest())
+        return RenderedPrompt(array, positions, media, tuple(starts), disc_index, prefix, key.digest())
 
     def check_text(self, item: Item) -> None:
         """Refuse text beyond `Limits.text_chars`."""

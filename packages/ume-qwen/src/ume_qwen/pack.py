@@ -3,8 +3,8 @@
 A pack is a forest: a node is a run of tokens that at least one prompt passes through, a prompt is a
 path from a root to its last node. Tokens that several prompts share (the system turn, a repeated
 instruction, a whole prompt given twice) are computed once, no padding is computed at all, and a
-node attends to its own tokens and to those of its ancestors. Roots are the prompts' heads, what
-stands before the user's own content; their keys and values may be stored from an earlier pack.
+node attends to its own tokens and to those of its ancestors. Roots are the prompts' prefixes, what
+stands before the user's own content; their keys and values may be cached from an earlier pack.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from ume_core.qwen.patches import VisualInput
-from ume_core.qwen.render import Rendered
+from ume_qwen.patches import VisualInput
+from ume_qwen.render import RenderedPrompt
 
 Ints = npt.NDArray[np.int64]
 
@@ -33,15 +33,15 @@ class Node:
         prompt: number of a prompt that passes through it, from which its tokens are read.
         start, stop: its tokens' places in that prompt (and in every other one through it).
         parent: number of the node before it, or -1.
-        head: the key of a root, else None.
-        offset: place of its first token in the pack; -1 if its keys and values are stored already.
+        prefix: the key of a root, else None.
+        offset: place of its first token in the pack; -1 if its keys and values are cached already.
     """
 
     prompt: int
     start: int
     stop: int
     parent: int
-    head: bytes | None = None
+    prefix: bytes | None = None
     offset: int = -1
 
     def __len__(self) -> int:
@@ -59,14 +59,14 @@ class Pack:
         tokens: how many are computed.
     """
 
-    prompts: Sequence[Rendered]
+    prompts: Sequence[RenderedPrompt]
     nodes: list[Node] = field(default_factory=list[Node])
     last: list[int] = field(default_factory=list[int])
     tokens: int = 0
 
     @property
     def computed(self) -> list[Node]:
-        """The nodes that are not stored already."""
+        """The nodes that are not cached already."""
         return [n for n in self.nodes if n.offset >= 0]
 
     def chain(self, node: int) -> list[int]:
@@ -110,29 +110,29 @@ class Pack:
 
 
 def build_pack(
-    prompts: Sequence[Rendered], *, stored: Collection[bytes] = (), share: bool = True
+    prompts: Sequence[RenderedPrompt], *, cached: Collection[bytes] = (), share: bool = True
 ) -> Pack:
     """Lay prompts out as a forest.
 
     Args:
-        stored: keys of the heads whose keys and values need not be computed.
+        cached: keys of the prefixes whose keys and values need not be computed.
         share: whether equal beginnings are merged.
     """
     pack = Pack(prompts, last=[-1] * len(prompts))
     keys = _keys(prompts)
-    heads: dict[bytes, list[int]] = defaultdict(list)
+    prefixes: dict[bytes, list[int]] = defaultdict(list)
     for number, prompt in enumerate(prompts):
         if share:
-            heads[prompt.head_key].append(number)
+            prefixes[prompt.prefix_key].append(number)
         else:
             pack.last[number] = _add(pack, number, 0, len(prompt.ids), -1)
-    for key, group in heads.items():
-        head = prompts[group[0]].head
-        root = _add(pack, group[0], 0, head, -1)
-        pack.nodes[root].head = key
-        _grow(pack, keys, group, head, root)
+    for key, group in prefixes.items():
+        prefix = prompts[group[0]].prefix
+        root = _add(pack, group[0], 0, prefix, -1)
+        pack.nodes[root].prefix = key
+        _grow(pack, keys, group, prefix, root)
     for node in pack.nodes:
-        if node.head is None or node.head not in stored:
+        if node.prefix is None or node.prefix not in cached:
             node.offset = pack.tokens
             pack.tokens += len(node)
     return pack
@@ -169,7 +169,7 @@ def _agree(keys: list[Ints], group: list[int], start: int) -> int:
     return stop
 
 
-def _keys(prompts: Sequence[Rendered]) -> list[Ints]:
+def _keys(prompts: Sequence[RenderedPrompt]) -> list[Ints]:
     """Their ids, with the placeholders of every picture replaced by a number for its content."""
     numbers: dict[bytes, int] = {}
     keys: list[Ints] = []

@@ -1,6 +1,6 @@
 """The beginning of prompts whose keys and values an exported text graph holds as constants.
 
-It is the head of a text-only prompt: system turn, start of the user turn, blank image. Prompts with
+It is the prefix of a text-only prompt: system turn, start of the user turn, blank image. Prompts with
 media of their own, and those without the blank image, begin with a part of it.
 """
 
@@ -11,10 +11,10 @@ from typing import Any, cast
 
 from ume_core.errors import CheckpointError
 from ume_core.items import Item, Text
-from ume_core.loading import LoadOptions
-from ume_core.qwen.checkpoint import Checkpoint
-from ume_core.qwen.prepare import Preparer
-from ume_core.qwen.render import Rendered
+from ume_core.options import LoadOptions
+from ume_qwen.checkpoint import Checkpoint
+from ume_qwen.prepare import Preparer
+from ume_qwen.render import RenderedPrompt
 
 
 @dataclass(frozen=True)
@@ -30,20 +30,20 @@ class Prefix:
     media: dict[int, str]
 
     @classmethod
-    def of(cls, prompt: Rendered) -> Prefix:
+    def of(cls, prompt: RenderedPrompt) -> Prefix:
         """The whole prompt."""
         digests = [visual.digest.hex() for visual in prompt.media]
         ids = tuple(int(token) for token in prompt.ids)
         return cls(ids, dict(zip(prompt.media_starts, digests, strict=True)))
 
-    def begins(self, prompt: Rendered) -> bool:
-        """Whether the prompt's head is this prefix or a beginning of it."""
-        head = prompt.head
-        if tuple(prompt.ids[:head].tolist()) != self.ids[:head]:
+    def begins(self, prompt: RenderedPrompt) -> bool:
+        """Whether the prompt's own prefix is this one or a beginning of it."""
+        length = prompt.prefix
+        if tuple(prompt.ids[:length].tolist()) != self.ids[:length]:
             return False
         media = zip(prompt.media_starts, prompt.media, strict=True)
-        within = {start: visual.digest.hex() for start, visual in media if start < head}
-        return within == {start: d for start, d in self.media.items() if start < head}
+        within = {start: visual.digest.hex() for start, visual in media if start < length}
+        return within == {start: d for start, d in self.media.items() if start < length}
 
     def as_json(self) -> dict[str, Any]:
         """For a manifest."""
@@ -68,7 +68,7 @@ class Prefix:
             ) from error
 
 
-def prefix_prompt(checkpoint: Checkpoint) -> Rendered:
-    """The head of the checkpoint's text-only prompts, under the default policies."""
+def prefix_prompt(checkpoint: Checkpoint) -> RenderedPrompt:
+    """The prefix of the checkpoint's text-only prompts, under the default policies."""
     prompt = Preparer(checkpoint, LoadOptions())(Item((Text("x"),)), gen=False)
-    return prompt.until(prompt.head)
+    return prompt.until(prompt.prefix)

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from ume_core.conventions import CONVENTIONS_FILE, Conventions, read_conventions
 from ume_core.errors import CheckpointError
-from ume_core.qwen.patches import PatchConfig
+from ume_qwen.patches import PatchConfig
 
 ARCHITECTURES = {
     "qwen2_vl": "Qwen2VLForConditionalGeneration",

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ume_core.qwen.patches import VisualInput
-from ume_core.sizes import MERGE
+from ume_qwen.patches import VisualInput
+from ume_qwen.sizes import MERGE
 
 Positions = npt.NDArray[np.int64]
 
