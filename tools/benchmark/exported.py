@@ -15,7 +15,7 @@ from tools.benchmark.duel import Contestant, duel
 from ume_core.errors import CheckpointError
 from ume_qwen.checkpoint import files_digest, find_checkpoint
 from ume_qwen.exported.manifest import Manifest
-from ume_onnxruntime.export_command import find_python
+from ume_qwen.exported.environment import find_python
 
 ROUNDS = 21
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,8 +29,9 @@ def export(directory: Path, target: Path, precision: str, *options: str) -> dict
     """
     if not _is_of(directory, target):
         shutil.rmtree(target, ignore_errors=True)
-        command = [str(find_python()), "-m", "ume_export", str(directory), str(target)]
-        subprocess.run([*command, "--precision", precision, *options], check=True)
+        command = [str(find_python()), "-m", "ume_export", "onnx", str(directory), str(target)]
+        asked = json.dumps({"precision": precision})
+        subprocess.run([*command, "--options", asked, *options], check=True)
         (target / "code").write_text(_code(), "utf-8")
     size = sum(f.stat().st_size for f in (target / "onnx").iterdir())
     return {"precision": precision, "megabytes": size / 1e6}

@@ -62,8 +62,8 @@ def memory(field: Field) -> dict[str, float]:
     """Bytes retained per generated token over the keys and values themselves."""
     import torch
 
-    runner = field.ours._runner
-    shape = runner._shape
+    runner = field.ours.runner
+    shape = runner.shape
     cache = KeyValues(shape)
     prompt_kv = torch.zeros(64, shape.kv_heads, shape.head_dim, dtype=shape.dtype)
     prompt_kv = prompt_kv.to(shape.device)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import ume_nano
-from tests.checkpoints import make_checkpoint
+from ume_qwen.testing.checkpoints import make_checkpoint
 from tools.benchmark.baselines import WORD, Mteb, Native, Upstream
 from tools.benchmark.cases import Case, make_cases
 from tools.benchmark.flops import disc_flops, synchronize, weight_bytes
@@ -67,13 +67,14 @@ class Field:
         if disc:
             saved = cache / f"{size}-st"
             if not saved.is_dir():
-                save(directory, saved, {})
+                save(directory, saved)
             native = Native(saved, torch_dtype, device)
         # The conventions of the recipe beside it. No cache: within a round several of our own runs
         # get the same pictures, and the first would pay for the others.
-        options = LoadOptions(conventions="readme", dtype=dtype, device=device, media_cache_bytes=0)
+        options = LoadOptions(conventions="readme", dtype=dtype, device=device)
+        own = TorchOptions(media_cache_bytes=0)
         return cls(
-            size, directory, device, torch_dtype, TorchEmbedder(directory, options),
+            size, directory, device, torch_dtype, TorchEmbedder(directory, options, own),
             Upstream(directory, torch_dtype, device), native,
             Mteb(directory, device) if dtype == "bfloat16" else None, full,
         )  # fmt: skip
@@ -120,7 +121,7 @@ class Field:
         return self.ours.embed([s.item for s in case.samples]).disc
 
     def _gen(self, case: Case, mode: Any, samples: int = 0, graphs: bool = True) -> Vectors | None:
-        lengths, gen = case.lengths, self.ours._prepare.tokenizer.special.gen
+        lengths, gen = case.lengths, self.ours.prepare.tokenizer.special.gen
         sampling = Sampling(n=samples) if samples else None
 
         def pick(logits: Tensor, rows: Sequence[Row]) -> list[int]:
@@ -130,17 +131,15 @@ class Field:
         from ume_torch.generate import Sampler, greedy
 
         original = Sampler(sampling) if sampling is not None else greedy
-        runner = self.ours._runner
-        scripted = partial(type(runner).gen, runner, pick=pick)
-        runner.gen = scripted  # type: ignore[method-assign]
-        usual, runner._recorder = runner._recorder, runner._recorder if graphs else None
+        runner = self.ours.runner
+        runner.pick = pick
+        usual, runner.recorder = runner.recorder, runner.recorder if graphs else None
         try:
             items = [s.item for s in case.samples]
             result = self.ours.embed(items, mode=mode, sampling=sampling, max_new_tokens=1000)
             return result.gen
         finally:
-            runner._recorder = usual
-            del runner.gen  # the method is the class's again
+            runner.recorder, runner.pick = usual, None
 
 
 def race(field: Field, names: Sequence[str], rounds: int) -> dict[str, Any]:
@@ -204,7 +203,7 @@ def _summary(
     summary: dict[str, Any] = {"kind": case.kind, "runs": rows}
     config = field.upstream.model.config
     if case.kind == "disc":
-        prompts = [field.ours._prepare(s.item, gen=False) for s in case.samples]
+        prompts = [field.ours.prepare(s.item, gen=False) for s in case.samples]
         summary["flops"] = disc_flops(config, prompts)
         summary["prompt_tokens"] = [len(p.ids) for p in prompts]
     else:

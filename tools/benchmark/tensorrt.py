@@ -17,7 +17,7 @@ from tools.benchmark.exported import export
 from ume_qwen.devices import has_gpu
 from ume_core.loading import locate
 from ume_tensorrt.manifest import FOLDER
-from ume_onnxruntime.export_command import find_python
+from ume_qwen.exported.environment import find_python
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "bench"
@@ -43,7 +43,7 @@ def main() -> int:
     location, alias = locate(args.model)
     name = alias.name if alias else Path(args.model).name
     exported = CACHE / f"{name}-onnx-{args.precision}"
-    build = [str(exported), "--engine", "tensorrt", "--profiles", args.profiles]
+    build = ["tensorrt", str(exported), "--options", json.dumps({"profiles": args.profiles})]
     try:
         export(Path(location), exported, args.precision, "--name", name)
         subprocess.run([python, "-m", "ume_export", *build], check=True)

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, SupportsInt, cast
 
@@ -24,19 +24,19 @@ import tensorrt as trt
 from ume_core.errors import CheckpointError, InvalidOption, UmeError
 from ume_core.options import LoadOptions
 from ume_qwen.checkpoint import files_digest
+from ume_qwen.exported.embedder import ExportedEmbedder
 from ume_qwen.exported.inputs import TEXT, VISION, Floats, VisionLayout
 from ume_qwen.exported.manifest import Manifest
 from ume_export.bfloat16 import on_cpu
 from ume_export.operators import check_operators
 from ume_export.parity import BOUNDS, compare, samples, summary
-from ume_onnxruntime.engine import OnnxEmbedder
 from ume_tensorrt import cuda
-from ume_tensorrt.engine import TensorRTEmbedder
-from ume_tensorrt.manifest import EngineManifest, plan_files
-from ume_tensorrt.planned import NO_PROFILE
+from ume_tensorrt.engine import create
+from ume_tensorrt.manifest import FOLDER, EngineManifest, plan_files
 from ume_tensorrt.probes import probe
+from ume_tensorrt.profiled import NO_PROFILE, ProfiledRunner
 from ume_tensorrt.profiles import Point, Profile, as_json, load_profiles
-from ume_tensorrt.runtime import LOG
+from ume_tensorrt.runtime import LOG, Runtime
 
 _TIMINGS = "timing.cache"
 # Largest difference allowed of an engine's unit vectors from the graphs in float32. Two correct
@@ -71,7 +71,7 @@ def build(
     if manifest.precision == "int8":
         raise InvalidOption(
             "int8 exports hold ONNX Runtime's own operators",
-            fix="export with --precision bfloat16 or float32",
+            fix="export with -o precision=bfloat16 or float32",
         )
     chosen = load_profiles(profiles)
     gpu = cuda.select(device)
@@ -108,7 +108,7 @@ def build(
                 f"(cosine {parity['cosine']:.6f}); the bound is {parity['bound']}",
                 fix="build from a higher precision; if this is float32, report it as a bug",
             )
-        checked = EngineManifest(**{**asdict(built), "parity": parity})
+        checked = replace(built, parity=parity)
         checked.write(folder)
     return checked
 

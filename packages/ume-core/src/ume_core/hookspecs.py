@@ -121,15 +121,16 @@ class ExporterSpec:
     Attributes:
         name: the format.
         description: one line for `ume export --help`.
-        run: `module:function`, called as `function(model, directory, arguments)` with a location, a
-            new directory's path and the parsed arguments; returns the exit status.
-        arguments: `module:function` that adds the format's own arguments to an argparse parser.
+        run: `module:function`, called as `function(model, name, directory, options)` with a
+            directory or hub id, the model's name, a new directory's path or None, and an instance
+            of `options`.
+        options: `module:class`, a frozen dataclass of the format's own options.
     """
 
     name: str
     description: str
     run: str
-    arguments: str = ""
+    options: str = ""
 
 
 @hookspec

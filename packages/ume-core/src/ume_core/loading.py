@@ -73,7 +73,7 @@ def locate(model: str | Path) -> tuple[str | Path, ModelSpec | None]:
 def _create(
     spec: BackendSpec, location: str | Path, options: LoadOptions, own: dict[str, Any]
 ) -> Embedder:
-    engine_options = make_options(spec.name, spec.options_class(), own)
+    engine_options = make_options(f"{spec.name} engine", spec.options_class(), own)
     try:
         factory = resolve(spec.factory)
     except ImportError as error:  # installed, but not its libraries

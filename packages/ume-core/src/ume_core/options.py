@@ -95,25 +95,25 @@ def describe_options(options: type | None) -> list[OptionHelp]:
     return [OptionHelp(f.name, f.default, texts.get(f.name, "")) for f in fields(options)]
 
 
-def make_options(engine: str, options: type | None, given: Mapping[str, Any]) -> Any:
-    """An engine's options from values by name; strings, as commands have them, are converted.
+def make_options(owner: str, options: type | None, given: Mapping[str, Any]) -> Any:
+    """Options from values by name; strings, as commands have them, are converted.
 
     Args:
-        engine: the engine's name, for messages.
-        options: its options class, or None if it has no options.
+        owner: whose options they are, such as "torch engine", for messages.
+        options: the options class, or None if there are no options.
         given: values by name.
 
     Returns:
-        An instance of `options`, or None for an engine without options.
+        An instance of `options`, or None where there are none.
 
     Raises:
-        InvalidOption: the engine has no such option, or the value does not fit its type.
+        InvalidOption: there is no such option, or the value does not fit its type.
     """
     names = option_names(options)
     for name in given:
         if name not in names:
             raise InvalidOption(
-                f"the {engine} engine has no option {name!r}",
+                f"the {owner} has no option {name!r}",
                 fix=f"use: {', '.join(sorted(names))}" if names else "leave it out",
             )
     if options is None:

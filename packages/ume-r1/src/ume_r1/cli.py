@@ -10,7 +10,8 @@ from importlib.metadata import version
 from typing import NoReturn
 
 from ume_core.errors import UmeError
-from ume_core.plugins import registry, resolve
+from ume_core.hookspecs import resolve
+from ume_core.plugins import registry
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,8 +11,8 @@ _COMMANDS = {
         "ume_r1.commands.listing:models",
     ),
     "plugins": (
-        "list plugins and why one is unavailable",
-        "ume_r1.commands.listing:no_arguments",
+        "list plugins, why one is unavailable, and an engine's options",
+        "ume_r1.commands.listing:plugins_arguments",
         "ume_r1.commands.listing:plugins",
     ),
     "embed": (
@@ -30,10 +30,10 @@ _COMMANDS = {
         "ume_r1.commands.search:index_arguments",
         "ume_r1.commands.search:index",
     ),
-    "save": (
-        "save a model as another library's directory",
-        "ume_r1.commands.save:arguments",
-        "ume_r1.commands.save:run",
+    "export": (
+        "write a model in another form",
+        "ume_r1.commands.export:arguments",
+        "ume_r1.commands.export:run",
     ),
     "search": (
         "search an index by words, picture or clip",

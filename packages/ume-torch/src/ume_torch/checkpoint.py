@@ -1,9 +1,11 @@
-"""Loading a checkpoint's weights into transformers' model."""
+"""Loading a checkpoint's weights into transformers' model, and saving them."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -66,3 +68,22 @@ def _quiet_transformers() -> Any:
         hf_logging.set_verbosity(level)
         if bars:
             hf_logging.enable_progress_bar()
+
+
+def save_weights(model: Any, directory: Path, dtype: torch.dtype) -> None:
+    """model.safetensors of the published layout (hub key names), written in one step.
+
+    Key names are those of transformers up to 4.51 and of the published files: `visual.…`,
+    `model.layers.…`, `lm_head.weight` only when untied.
+    """
+    from safetensors.torch import save_file
+
+    tensors: dict[str, torch.Tensor] = {}
+    for name, value in model.state_dict().items():
+        if name == "lm_head.weight" and model.config.tie_word_embeddings:
+            continue
+        key = name.replace("model.visual.", "visual.").replace("model.language_model.", "model.")
+        tensors[key] = value.detach().to(dtype).contiguous().cpu()
+    temporary = directory / "model.safetensors.tmp"
+    save_file(tensors, temporary, metadata={"format": "pt"})
+    os.replace(temporary, directory / "model.safetensors")

@@ -77,6 +77,7 @@ class Runner:
         vision: the vision tower.
         shape: layout of keys and values.
         recorder: records decoding steps for replay; None runs each step as it comes.
+        pick: chooses tokens in place of greedy decoding or sampling; for measurements.
         pack_tokens: most tokens of a pack.
         rows: most answers decoded together.
     """
@@ -98,6 +99,7 @@ class Runner:
         self._places = (model.config.image_token_id, model.config.video_token_id)
         d = self.decoder
         self.recorder = kernels.recorder
+        self.pick: Pick | None = None
         if torch.device(device).type == "cuda":
             # cuDNN's attention, torch's first choice on Hopper, makes a plan for every exact shape
             # (tens of milliseconds), and lengths change with every step and prompt. The switch is
@@ -152,17 +154,17 @@ class Runner:
         rules: Rules,
         sampling: Sampling | None,
         script: Sequence[int] = (),
-        pick: Pick | None = None,
     ) -> Iterator[Generated | tuple[int, LimitExceeded]]:
         """Decode prompts as they come; yields them as they finish, in no fixed order.
 
         Args:
             prompts: the caller's numbers and prompts; read only as room appears.
+            rules: how answers end.
+            sampling: how tokens are sampled; None is greedy.
             script: the given beginning of every answer.
-            pick: chooses tokens; greedy or sampling unless given.
         """
         samples = sampling.n if sampling is not None else 1
-        pick = pick or (Sampler(sampling) if sampling is not None else greedy)
+        pick = self.pick or (Sampler(sampling) if sampling is not None else greedy)
         line = _Line(prompts, samples, max(samples, 1 if self._invariant else self.rows))
         step = self.decoder.step
         steps = Plain(step) if self.recorder is None else Graphed(step, self.recorder)

@@ -30,7 +30,7 @@ class Vision:
     """The tower of one model, with the states it computed last. Thread-safe."""
 
     def __init__(self, visual: Any, cache_bytes: int, varlen: Varlen | None) -> None:
-        self._visual, self._varlen = visual, varlen
+        self._visual, self.varlen = visual, varlen
         if _windowed(visual) and not isinstance(visual.patch_embed, _PatchEmbed):
             visual.patch_embed = _PatchEmbed(visual.patch_embed.proj)
         self._states = ByteCache[bytes, Tensor](cache_bytes, lambda t: t.numel() * t.element_size())
@@ -50,7 +50,7 @@ class Vision:
             else:
                 missing[item.digest] = item
         for part in _passes(list(missing.values()), _PASS_PATCHES if together else 0):
-            made = encode_visuals(self._visual, part, self._varlen)
+            made = encode_visuals(self._visual, part, self.varlen)
             for item, states in zip(part, made, strict=True):
                 found[item.digest] = states.clone()  # not a view that keeps the whole pass alive
                 self._states.put(item.digest, found[item.digest])

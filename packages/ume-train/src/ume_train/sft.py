@@ -32,7 +32,7 @@ from ume_core.options import LoadOptions
 from ume_qwen.checkpoint import find_checkpoint
 from ume_qwen.prepare import Preparer
 from ume_qwen.render import RenderedPrompt
-from ume_torch.checkpoint import load_model
+from ume_torch.checkpoint import save_weights, load_model
 from ume_torch.linear import cpu_has_bfloat16
 from ume_train.data import Example, PairBatch, PairSource
 from ume_train.forward import prompt_states
@@ -352,22 +352,3 @@ def has_bf16(device: str) -> bool:
         return cpu_has_bfloat16()
     with torch.cuda.device(device):
         return torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def save_weights(model: Any, directory: Path, dtype: torch.dtype) -> None:
-    """model.safetensors of the published layout (hub key names), written in one step.
-
-    Key names are those of transformers up to 4.51 and of the published files: `visual.…`,
-    `model.layers.…`, `lm_head.weight` only when untied.
-    """
-    from safetensors.torch import save_file
-
-    tensors: dict[str, Tensor] = {}
-    for name, value in model.state_dict().items():
-        if name == "lm_head.weight" and model.config.tie_word_embeddings:
-            continue
-        key = name.replace("model.visual.", "visual.").replace("model.language_model.", "model.")
-        tensors[key] = value.detach().to(dtype).contiguous().cpu()
-    temporary = directory / "model.safetensors.tmp"
-    save_file(tensors, temporary, metadata={"format": "pt"})
-    os.replace(temporary, directory / "model.safetensors")

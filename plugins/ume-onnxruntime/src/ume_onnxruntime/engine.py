@@ -78,7 +78,7 @@ def create(
     if provider == "cpu" and precision == "bfloat16":
         raise InvalidOption(
             f"{export.directory} is bfloat16, which ONNX Runtime cannot multiply on a CPU",
-            fix="use device='cuda' or engine='tensorrt', or export with --precision float32",
+            fix="use device='cuda' or engine='tensorrt', or export with -o precision=float32",
         )
     pack_tokens = own.pack_tokens or (512 if provider == "cpu" else 2048)
     # TensorRT's provider makes TF32 of float32 products.

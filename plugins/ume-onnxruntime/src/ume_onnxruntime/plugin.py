@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ume_core.hookspecs import BackendSpec, CommandSpec, hookimpl
+from ume_core.hookspecs import BackendSpec, ExporterSpec, hookimpl
 
 
 @hookimpl
@@ -24,13 +24,13 @@ def ume_backends() -> list[BackendSpec]:
 
 
 @hookimpl
-def ume_commands() -> list[CommandSpec]:
-    """`ume export`."""
+def ume_exporters() -> list[ExporterSpec]:
+    """The ONNX format."""
     return [
-        CommandSpec(
-            name="export",
-            help="export a model's disc encoder to ONNX",
-            arguments="ume_onnxruntime.export_command:arguments",
-            run="ume_onnxruntime.export_command:run",
+        ExporterSpec(
+            name="onnx",
+            description="the disc encoder as ONNX graphs, for ONNX Runtime",
+            run="ume_onnxruntime.export:run",
+            options="ume_onnxruntime.export:OnnxExportOptions",
         )
     ]

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from ume_qwen.directories import new_directory
-from ume_core.errors import InvalidOption
 from ume_qwen.checkpoint import find_checkpoint
 
 _TEMPLATE = "disc_emb"
@@ -27,20 +26,24 @@ _MODULES = [
 _FORWARD = {"method": "forward", "method_output_name": "last_hidden_state"}
 
 
-def save(model: str | Path, directory: Path, options: dict[str, Any]) -> Path:
+def run(model: str | Path, name: str, directory: Path | None, options: None) -> None:  # noqa: ARG001
+    """The function `ume_exporters` names; without a directory, the model's name is one."""
+    save(model, directory or Path(Path(name).name))
+
+
+def save(model: str | Path, directory: Path) -> Path:
     """Write the directory.
 
+    Text-only items are embedded `plain`, since a chat template cannot add the blank picture.
+
     Args:
-        model: a checkpoint directory or hub id. directory: must not exist, or be empty.
-        options: none are known; text-only items are embedded `plain`, since a chat template
-            cannot add the blank picture.
+        model: a checkpoint directory or hub id.
+        directory: must not exist, or be empty.
 
     Raises:
-        InvalidOption: the directory is taken, or an option is given.
-        CheckpointError: the model is no UME-R1 checkpoint.
+        InvalidOption: the directory is taken.
+        CheckpointError: the model is not a UME-R1 checkpoint.
     """
-    if options:
-        raise InvalidOption(f"unknown option {next(iter(options))!r}", fix="pass none")
     with new_directory(directory) as part:
         checkpoint = find_checkpoint(model)
         for source in (*checkpoint.side_files(), *checkpoint.weight_files()):

@@ -12,6 +12,6 @@ def ume_exporters() -> list[ExporterSpec]:
         ExporterSpec(
             name="sentence-transformers",
             description="a directory for SentenceTransformer(...), disc, no plugin needed there",
-            run="ume_sentence_transformers.native:save",
+            run="ume_sentence_transformers.native:run",
         )
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ume_core.hookspecs import BackendSpec, hookimpl
+from ume_core.hookspecs import BackendSpec, ExporterSpec, hookimpl
 from ume_tensorrt.manifest import FOLDER, NAME
 
 
@@ -31,5 +31,18 @@ def ume_backends() -> list[BackendSpec]:
             check="ume_qwen.devices:missing_gpu",
             can_load="ume_tensorrt.plugin:can_load",
             options="ume_tensorrt.options:TensorRTOptions",
+        )
+    ]
+
+
+@hookimpl
+def ume_exporters() -> list[ExporterSpec]:
+    """The TensorRT format."""
+    return [
+        ExporterSpec(
+            name="tensorrt",
+            description="ONNX graphs and TensorRT engines built from them on this GPU",
+            run="ume_tensorrt.export:run",
+            options="ume_tensorrt.export:TensorRTExportOptions",
         )
     ]

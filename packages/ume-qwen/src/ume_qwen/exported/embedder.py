@@ -68,7 +68,7 @@ class Export:
         if options.dtype not in ("auto", manifest.precision):
             raise InvalidOption(
                 f"{directory} was exported in {manifest.precision}, not {options.dtype}",
-                fix=f"export it again with --precision {options.dtype}",
+                fix=f"export it again with -o precision={options.dtype}",
             )
         name = options.name or manifest.model
         return cls(directory, manifest, find_checkpoint(directory, name=name, weights=False))

@@ -57,17 +57,28 @@ def model_arguments(
         "--frame-lists", default=None, choices=FRAME_LISTS, help="rule that resizes listed frames"
     )
     group.add_argument(
-        "--provider", default=None, choices=("auto", "cpu", "cuda", "tensorrt"),
-        help="ONNX Runtime's execution provider",
-    )  # fmt: skip
-    group.add_argument(
         "--thinking", default=None, choices=("full", "short", "none", "skip"),
         help="how gen answers (all but full change the vectors)",
     )  # fmt: skip
-    group.add_argument("--gen-cache", type=Path, default=None, help="file that keeps gen answers")
+    option_argument(group, "an option of the engine; 'ume plugins ENGINE' lists them")
     group.add_argument(
         "--max-new-tokens", type=int, default=None, help="budget of gen (default: 1024)"
     )
+
+
+def option_argument(parser: Any, text: str) -> None:
+    """`-o NAME=VALUE`, any number of times."""
+    parser.add_argument(
+        "-o", "--option", dest="options", metavar="NAME=VALUE", action="append", default=[],
+        type=_name_and_value, help=text,
+    )  # fmt: skip
+
+
+def _name_and_value(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name.replace("-", "_"), value
 
 
 def mode_argument(parser: argparse.ArgumentParser, default: str | None = "disc") -> None:
@@ -85,12 +96,10 @@ def load_from(args: argparse.Namespace, **changes: Any) -> Embedder:
         "text_only": args.text_only,
         "media_order": args.media_order,
         "frame_lists": args.frame_lists,
-        "provider": args.provider,
         "thinking": args.thinking,
-        "gen_cache": args.gen_cache,
     }
     options = replace(LoadOptions(), **{k: v for k, v in asked.items() if v is not None})
-    return load(args.model, engine=args.engine, options=options, **changes)
+    return load(args.model, engine=args.engine, options=options, **dict(args.options), **changes)
 
 
 def item_from_file(path: Path, limits: Limits) -> Item:

@@ -100,10 +100,10 @@ def test_prompt_policy_and_order_change_vectors_and_signature(checkpoint: Make) 
 
 def test_special_tokens_typed_by_a_user_do_not_move_the_embedding(engine: TorchEmbedder) -> None:
     """The state is taken at the template's own `<disc_emb>`, whose index the prompt fixes."""
-    special = engine._prepare.tokenizer.special
+    special = engine.prepare.tokenizer.special
     for typed in ("<disc_emb>", "<gen_emb>", "<|image_pad|>", "<|vision_start|>"):
         item = ume_r1.Item((ume_r1.Text(f"{typed} x {typed}"), Image(picture(2))))
-        prompt = engine._prepare(item, gen=True)
+        prompt = engine.prepare(item, gen=True)
         ids = prompt.ids.tolist()
         assert ids.count(special.disc) == 1 and ids.index(special.disc) == prompt.disc_index
         assert ids.count(special.gen) == 1  # the one of the generation prompt

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image as PILImage
 
 import ume_r1 as ume
-from tests.conftest import write_clip
+from ume_qwen.testing.fixtures import write_clip
 from ume_core import Embedder
 from ume_core.testing.contract import picture
 from ume_r1.cli import main

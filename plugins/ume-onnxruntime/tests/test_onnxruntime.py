@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,19 @@ from safetensors.torch import load_file, save_file
 import ume_core
 import ume_nano
 from ume_core import CheckpointError, Image, InvalidOption, LoadOptions, ModeNotSupported, Video
-from ume_qwen.exported import embedder as exported_module
 from ume_qwen.exported import inputs
 from ume_qwen.checkpoint import find_checkpoint
+from ume_qwen.exported.embedder import ExportedEmbedder, GraphRunner
+from ume_qwen.exported.inputs import Arrays, Floats
+from ume_qwen.exported.manifest import Manifest
 from ume_qwen.exported.prefix import Prefix, prefix_prompt
+from ume_qwen.formats import MANIFEST
 from ume_core.testing import EmbedderContract
 from ume_core.testing.contract import mixed_items, picture
-from ume_onnxruntime import OnnxEmbedder, sessions
-from ume_onnxruntime.export_command import find_python
+from ume_onnxruntime import sessions
+from ume_onnxruntime.engine import create
+from ume_onnxruntime.options import OnnxOptions
+from ume_qwen.exported.environment import find_python
 from ume_r1.cli import main
 from ume_torch import TorchEmbedder
 
@@ -36,14 +42,14 @@ Make = Callable[[str], Path]
 
 class TestOnnxNano(EmbedderContract):
     @pytest.fixture(scope="class")
-    def embedder(self, exported: Path) -> OnnxEmbedder:
-        return OnnxEmbedder(exported)
+    def embedder(self, exported: Path) -> ExportedEmbedder:
+        return create(exported)
 
 
 class TestOnnxQwen25(EmbedderContract):
     @pytest.fixture(scope="class")
-    def embedder(self, exported_25: Path) -> OnnxEmbedder:
-        return OnnxEmbedder(exported_25)
+    def embedder(self, exported_25: Path) -> ExportedEmbedder:
+        return create(exported_25)
 
 
 def many() -> list[Any]:
@@ -60,7 +66,7 @@ def test_vectors_equal_ume_torchs_and_share_its_signature(
     exported: Path, exported_25: Path, checkpoint: Make
 ) -> None:
     for directory, source in ((exported, ume_nano.path()), (exported_25, checkpoint("qwen2_5_vl"))):
-        ours, theirs = OnnxEmbedder(directory), TorchEmbedder(source)
+        ours, theirs = create(directory), TorchEmbedder(source)
         found, expected = ours.embed(many()), theirs.embed(many())
         assert np.abs(found.vectors("disc") - expected.vectors("disc")).max() <= 1e-5
         found.signature.check(expected.signature)
@@ -69,18 +75,33 @@ def test_vectors_equal_ume_torchs_and_share_its_signature(
         ]
 
 
-def test_what_all_prompts_begin_with_is_not_computed(
-    exported: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ran: list[tuple[str, Any]] = []
-    run_graph = OnnxEmbedder.run_graph
+class Watched:
+    """A runner that keeps what it is asked, and may change the arrays before they run."""
 
-    def counting(engine: OnnxEmbedder, graph: str, arrays: Any) -> Any:
-        ran.append((graph, arrays))
-        return run_graph(engine, graph, arrays)
+    def __init__(self, runner: GraphRunner, change: Callable[[Arrays], Arrays] = dict) -> None:
+        self._runner, self._change = runner, change
+        self.ran: list[tuple[str, Arrays]] = []
 
-    monkeypatch.setattr(OnnxEmbedder, "run_graph", counting)
-    engine = OnnxEmbedder(exported)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runner, name)
+
+    def run(self, graph: str, arrays: Arrays) -> Floats:
+        self.ran.append((graph, arrays))
+        return self._runner.run(graph, self._change(arrays))
+
+
+def with_runner(
+    engine: ExportedEmbedder, runner: Any, *, manifest: Manifest | None = None
+) -> ExportedEmbedder:
+    """The engine on another runner, or with another manifest."""
+    export = replace(engine.export, manifest=manifest or engine.export.manifest)
+    return ExportedEmbedder(engine.name, export, runner, engine.options)
+
+
+def test_what_all_prompts_begin_with_is_not_computed(exported: Path) -> None:
+    watched = Watched(create(exported).runner)
+    ran = watched.ran
+    engine = with_runner(create(exported), watched)
     prefix = json.loads((exported / MANIFEST).read_text())["prefix"]
     text = engine.embed(["a dog"])
     ((graph, arrays),) = ran  # the blank picture is not computed either
@@ -92,8 +113,11 @@ def test_what_all_prompts_begin_with_is_not_computed(
     assert set(ran[-1][1]["prefix_tokens"]) == {before_blank}
     expected = engine.embed(many()).vectors("disc")
     # Text-only prompts now begin otherwise and are computed whole, beside those with media.
-    monkeypatch.setattr(engine, "_prefix", Prefix(tuple(prefix["ids"]), {before_blank: "another"}))
-    engine._held.clear()
+    other = replace(
+        engine.export.manifest,
+        prefix=Prefix(tuple(prefix["ids"]), {before_blank: "another"}).as_json(),
+    )
+    engine = with_runner(engine, watched, manifest=other)
     ran.clear()
     assert np.abs(engine.embed(many()).vectors("disc") - expected).max() <= 1e-5
     seen = {
@@ -104,7 +128,7 @@ def test_what_all_prompts_begin_with_is_not_computed(
 
 def test_prompts_without_the_blank_picture_equal_ume_torchs(exported: Path) -> None:
     options = LoadOptions(text_only="plain")
-    ours, theirs = OnnxEmbedder(exported, options), TorchEmbedder(ume_nano.path(), options)
+    ours, theirs = create(exported, options), TorchEmbedder(ume_nano.path(), options)
     found, expected = ours.embed(many()), theirs.embed(many())
     assert np.abs(found.vectors("disc") - expected.vectors("disc")).max() <= 1e-5
 
@@ -121,56 +145,48 @@ def test_a_template_with_media_behind_the_text_has_a_prefix_without_them(tmp_pat
     assert Prefix.of(prompt).begins(prompt)
 
 
-def _rolled(layout: Any, media: Any) -> Any:
-    arrays = inputs.VisionLayout.arrays(layout, media)
+def _rolled(arrays: Arrays) -> Arrays:
     return arrays | {"cos": np.roll(arrays["cos"], 1, 0), "sin": np.roll(arrays["sin"], 1, 0)}
 
 
-def _no_windows(layout: Any, media: Any) -> Any:
-    arrays = inputs.VisionLayout.arrays(layout, media)
+def _no_windows(arrays: Arrays) -> Arrays:
     return arrays | {"window_bias": np.zeros_like(arrays["window_bias"])}
 
 
-def _flat_positions(*args: Any, **named: Any) -> Any:
-    arrays = inputs.text_arrays(*args, **named)
+def _flat_positions(arrays: Arrays) -> Arrays:
     positions = np.broadcast_to(
         np.arange(arrays["input_ids"].shape[0]), arrays["position_ids"].shape
     )
     return arrays | {"position_ids": np.ascontiguousarray(positions)}
 
 
-def _one_before(*args: Any, **named: Any) -> Any:
-    arrays = inputs.text_arrays(*args, **named)
+def _one_before(arrays: Arrays) -> Arrays:
     return arrays | {"embed_index": arrays["embed_index"] - 1}
 
 
-def _shorter_prefix(*args: Any, **named: Any) -> Any:
-    arrays = inputs.text_arrays(*args, **named)
+def _shorter_prefix(arrays: Arrays) -> Arrays:
     return arrays | {"prefix_tokens": arrays["prefix_tokens"] - 1}
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [_rolled, _no_windows, _flat_positions, _one_before, _shorter_prefix],
-    ids=lambda f: f.__name__,
+    ("wrong", "graph"),
+    [
+        (_rolled, inputs.VISION),
+        (_no_windows, inputs.VISION),
+        (_flat_positions, inputs.TEXT),
+        (_one_before, inputs.TEXT),
+        (_shorter_prefix, inputs.TEXT),
+    ],
 )
 def test_the_gate_catches_wrong_inputs_that_cosines_forgive(
-    wrong: Callable[..., Any], exported_25: Path, checkpoint: Make, monkeypatch: pytest.MonkeyPatch
+    wrong: Callable[[Arrays], Arrays], graph: str, exported_25: Path, checkpoint: Make
 ) -> None:
     items = [Image(picture(s, 140, 112)) for s in range(3)]
     expected = TorchEmbedder(checkpoint("qwen2_5_vl")).embed(items).vectors("disc")
-    engine = OnnxEmbedder(exported_25)
-    if wrong in (_rolled, _no_windows):
-        layout = engine._layout
-        fake = type("Layout", (), {
-            "window": layout.window,
-            "arrays": lambda _, media: wrong(layout, media),
-            "states": lambda _, media, output: layout.states(media, output),
-        })()  # fmt: skip
-        monkeypatch.setattr(engine, "_layout", fake)
-    else:
-        monkeypatch.setattr(exported_module, "text_arrays", wrong)
-    found = engine.embed(items).vectors("disc")
+    right = create(exported_25)
+    names = (inputs.TEXT_INPUTS if graph == inputs.TEXT else ("pixel_values",))[0]
+    corrupt = Watched(right.runner, lambda arrays: wrong(arrays) if names in arrays else arrays)
+    found = with_runner(right, corrupt).embed(items).vectors("disc")
     difference = float(np.abs(found - expected).max())
     assert difference > 1e-5, "the export's gate would let this pass"
     if wrong is _rolled:  # why the gate is not a cosine
@@ -186,7 +202,7 @@ def test_serving_imports_neither_torch_nor_transformers(exported: Path) -> None:
         " ume_core.Video('tools/gallery/dog-moving-left.mp4')])\n"
         "print(sorted({'torch', 'transformers', 'torchvision', 'optimum'} & set(sys.modules)))\n"
     )
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[3]
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
     )
@@ -194,7 +210,7 @@ def test_serving_imports_neither_torch_nor_transformers(exported: Path) -> None:
 
 
 def test_32_callers_do_not_mix_results_or_grow_memory(exported: Path) -> None:
-    engine = OnnxEmbedder(exported, LoadOptions(media_cache_bytes=1 << 20))
+    engine = create(exported, engine_options=OnnxOptions(media_cache_bytes=1 << 20))
     items = many()
     expected = engine.embed(items).vectors("disc")
     worst: list[float] = []
@@ -211,33 +227,32 @@ def test_32_callers_do_not_mix_results_or_grow_memory(exported: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(worst) == 96 and max(worst) < 1e-5
-    assert engine._states.nbytes <= 1 << 20
+    assert engine.state_bytes <= 1 << 20
 
 
-def test_out_of_memory_halves_the_batch(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = OnnxEmbedder(exported)
+def test_out_of_memory_halves_the_batch(exported: Path) -> None:
+    engine = create(exported)
     expected = engine.embed(many()).vectors("disc")
-    graph = engine._graphs[inputs.TEXT]
 
-    def scarce(arrays: Any) -> Any:
-        if len(arrays["embed_index"]) > 1:
+    def scarce(arrays: Arrays) -> Arrays:
+        if len(arrays.get("embed_index", ())) > 1:
             raise RuntimeError("[ONNXRuntimeError] : 6 : Failed to allocate memory for buffer")
-        return graph(arrays)
+        return arrays
 
-    monkeypatch.setitem(engine._graphs, inputs.TEXT, scarce)
-    assert np.abs(engine.embed(many()).vectors("disc") - expected).max() < 1e-5
+    short = with_runner(engine, Watched(engine.runner, scarce))
+    assert np.abs(short.embed(many()).vectors("disc") - expected).max() < 1e-5
 
 
 def test_gen_is_refused_with_the_engine_that_has_it(exported: Path) -> None:
     with pytest.raises(ModeNotSupported, match="torch"):
-        OnnxEmbedder(exported).embed(["a"], mode="gen")
+        create(exported).embed(["a"], mode="gen")
 
 
 def test_what_is_no_export_says_how_to_make_one(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="ume export"):
         ume_core.load("ume-nano", engine="onnxruntime")
     with pytest.raises(CheckpointError, match="ume export"):
-        OnnxEmbedder("zhibinlan/UME-R1-2B")
+        create("zhibinlan/UME-R1-2B")
     for number, change in enumerate(
         ({"parity": {"passed": False}}, {"format": 99}, {"x": 1}, {"prefix": {}})
     ):
@@ -246,18 +261,18 @@ def test_what_is_no_export_says_how_to_make_one(exported: Path, tmp_path: Path) 
         manifest = json.loads((copy / MANIFEST).read_text()) | change
         (copy / MANIFEST).write_text(json.dumps(manifest))
         with pytest.raises(CheckpointError, match="export again"):
-            OnnxEmbedder(copy)
+            create(copy)
     old = json.loads((exported / MANIFEST).read_text()) | {"format": 2}
     del old["prefix"]
     (tmp_path / "0" / MANIFEST).write_text(json.dumps(old))
-    with pytest.raises(CheckpointError, match="has format 2; this version reads 3"):
-        OnnxEmbedder(tmp_path / "0")
+    with pytest.raises(CheckpointError, match="has format 2; this version reads 4"):
+        create(tmp_path / "0")
     (tmp_path / "0" / "onnx" / "text_encoder.onnx").write_bytes(b"no graph")
     shutil.copy(exported / MANIFEST, tmp_path / "0")
     with pytest.raises(CheckpointError, match="not those that were checked"):
-        OnnxEmbedder(tmp_path / "0")
+        create(tmp_path / "0")
     with pytest.raises(CheckpointError, match="cannot be loaded"):
-        OnnxEmbedder(tmp_path / "0", unchecked=True)
+        create(tmp_path / "0", unchecked=True)
     wrong: Any
     for wrong in ({"dtype": "bfloat16"}, {"provider": "x"}, {"provider": "tensorrt"},
                     {"invariant": True}):  # fmt: skip
@@ -347,8 +362,8 @@ def test_optimums_own_entry_point_makes_the_same_graphs(exported: Path, tmp_path
     shutil.copytree(exported, ours)
     for graph in (inputs.VISION, inputs.TEXT):
         shutil.copy(tmp_path / graph / "model.onnx", ours / "onnx" / f"{graph}.onnx")
-    found = OnnxEmbedder(ours, unchecked=True).embed(many()).vectors("disc")
-    expected = OnnxEmbedder(exported).embed(many()).vectors("disc")
+    found = create(ours, unchecked=True).embed(many()).vectors("disc")
+    expected = create(exported).embed(many()).vectors("disc")
     assert np.abs(found - expected).max() <= 1e-5
 
 
@@ -401,7 +416,7 @@ def test_bfloat16_graphs_are_checked_but_for_their_rounding(
     model = ume_nano.path()
     if source == "stored in float32":
         model = in_shards(checkpoint("qwen2_5_vl"), tmp_path / "shards")
-    assert main(["export", str(model), str(directory), "--precision", "bfloat16"]) == 0
+    assert main(["export", str(model), str(directory), "-o", "precision=bfloat16"]) == 0
     parity = json.loads((directory / MANIFEST).read_text())["parity"]
     assert parity["max_difference"] <= 1e-5 == parity["bound"]
     assert parity["arithmetic"] == "float32"
@@ -410,14 +425,14 @@ def test_bfloat16_graphs_are_checked_but_for_their_rounding(
         types = {t.data_type for t in weights if len(t.dims) == 2}
         assert types == {onnx.TensorProto.BFLOAT16}
     with pytest.raises(InvalidOption, match=r"cannot multiply on a CPU.*float32"):
-        OnnxEmbedder(directory)
+        create(directory)
     assert not list(tmp_path.rglob(".*"))  # neither twin nor rounded weights are left
 
 
 @pytest.mark.parametrize("precision", ["int8", "float16"])
 def test_lower_precisions_are_measured_and_gated(precision: str, tmp_path: Path) -> None:
     directory = tmp_path / precision
-    assert main(["export", "ume-nano", str(directory), "--precision", precision]) == 0
+    assert main(["export", "ume-nano", str(directory), "-o", f"precision={precision}"]) == 0
     parity = json.loads((directory / MANIFEST).read_text())["parity"]
     assert 1e-6 < parity["max_difference"] <= parity["bound"] and parity["cosine"] > 0.99
     engine = ume_core.load(directory)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.kernels import Kernel
+from ume_torch.testing.kernels import Kernel
 from ume_core import Image, InvalidOption, LimitExceeded, LoadOptions, Sampling
 from ume_core.items import ItemLike
 from ume_core.results import EmbeddingResult
@@ -26,6 +26,8 @@ from ume_torch.attention import find_varlen
 from ume_torch.decoder import Decoder
 from ume_torch.kv import KeyValues
 from ume_torch.memory import is_out_of_memory
+from ume_torch.options import TorchOptions
+from ume_torch.runner import Kernels
 from ume_torch.steps import CudaRecorder
 
 Make = Callable[[str], Path]
@@ -78,7 +80,7 @@ def test_alone_in_any_batch_and_in_any_order(engine: TorchEmbedder, mode: Any) -
 def test_budgets_and_caches_do_not_show(
     checkpoint: Make, qwen2: TorchEmbedder, options: dict[str, Any]
 ) -> None:
-    other = TorchEmbedder(checkpoint("qwen2_vl"), LoadOptions(**options))
+    other = TorchEmbedder(checkpoint("qwen2_vl"), engine_options=TorchOptions(**options))
     expected = qwen2.embed(many_items(), mode="both", max_new_tokens=9)
     close(other.embed(many_items(), mode="both", max_new_tokens=9), expected)
     sampling = Sampling(n=3, seed=4)
@@ -88,7 +90,7 @@ def test_budgets_and_caches_do_not_show(
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_invariant_engines_answer_bit_for_bit(checkpoint: Make, dtype: str) -> None:
-    engine = TorchEmbedder(checkpoint("qwen2_vl"), LoadOptions(invariant=True, dtype=dtype))
+    engine = TorchEmbedder(checkpoint("qwen2_vl"), LoadOptions(dtype=dtype), TorchOptions(invariant=True))
     items = many_items()
     whole = engine.embed(items, mode="both", max_new_tokens=6)
     assert whole.disc is not None and whole.gen is not None
@@ -107,7 +109,6 @@ def test_one_call_for_all_segments_means_the_same_as_the_loop(
     import torch.nn.attention.varlen as torchs
 
     expected = TorchEmbedder(checkpoint(kind)).embed(many_items(), mode="both", max_new_tokens=4)
-    again = TorchEmbedder(checkpoint(kind))
     kernel = Kernel()
     fake = types.ModuleType("flash_attn")
     fake.flash_attn_varlen_func = kernel.flash_attn  # type: ignore[attr-defined]
@@ -117,8 +118,7 @@ def test_one_call_for_all_segments_means_the_same_as_the_loop(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     varlen = find_varlen(library, "cuda", "bfloat16")
     assert varlen is not None
-    runner: Any = again._runner
-    runner._decoder.varlen = runner._vision._varlen = varlen
+    again = TorchEmbedder(checkpoint(kind), kernels=Kernels(varlen))
     for _ in range(2):  # the second time with cached prefixes
         close(again.embed(many_items(), mode="both", max_new_tokens=4), expected)
     assert kernel.calls > 0
@@ -230,32 +230,38 @@ class Tape:
 
         return replay
 
-    def into(self, engine: TorchEmbedder) -> None:
-        """Let the engine decode by it, with room that grows often."""
-        runner: Any = engine._runner
-        step = runner._decoder.step
+    def watch(self, decoder: Any) -> None:
+        """See the memory that the decoder's steps work on."""
+        step = decoder.step
 
         def watched(feed: torch.Tensor, cache: KeyValues, width: int) -> torch.Tensor:
             layers = [cache.layer(n) for n in range(cache.shape.layers)]
             self._memory = [feed.data_ptr(), *(t.data_ptr() for kv in layers for t in kv), width]
             return feed if self._looking else step(feed, cache, width)
 
-        runner._shape = replace(runner._shape, block=8)
-        runner._decoder.step = watched
-        runner._recorder = self
+        decoder.step = watched
+
+
+def taped(directory: Path, tape: Tape, options: TorchOptions) -> TorchEmbedder:
+    """An engine that decodes by the tape, with room that grows often."""
+    kernels = Kernels(recorder=tape, block=8)
+    engine = TorchEmbedder(directory, engine_options=options, kernels=kernels)
+    tape.watch(engine.runner.decoder)
+    return engine
 
 
 @pytest.mark.parametrize(
     ("kind", "samples"), [*((kind, None) for kind in KINDS), (KINDS[0], Sampling(n=3, seed=4))]
 )
 def test_replayed_steps_do_not_show(checkpoint: Make, kind: str, samples: Sampling | None) -> None:
-    engine = TorchEmbedder(checkpoint(kind), LoadOptions(gen_rows=7))
+    rows = TorchOptions(gen_rows=7)
+    engine = TorchEmbedder(checkpoint(kind), engine_options=rows)
     short: list[ItemLike] = ["a", "bcd", "efghijkl"]  # the room grows while they are answered
     parts = [many_items()[: 5 if samples else None], short, [short[0]]]
     options: dict[str, Any] = {"mode": "both", "sampling": samples, "max_new_tokens": 24}
     expected = [engine.embed(part, **options) for part in parts]
     tape = Tape()
-    tape.into(engine)
+    engine = taped(checkpoint(kind), tape, rows)
     for part, right in zip(parts, expected, strict=True):
         close(engine.embed(part, **options), right)
     assert tape.usable and tape.replayed > 20 and tape.recorded > 5 and tape.open == 0
@@ -274,7 +280,7 @@ def test_a_recording_that_fails_costs_no_answer(
     engine = TorchEmbedder(checkpoint("qwen2_vl"))
     expected = engine.embed(many_items(), mode="gen", max_new_tokens=30)
     tape = Tape(error, times)
-    tape.into(engine)
+    engine = taped(checkpoint("qwen2_vl"), tape, TorchOptions())
     with pytest.warns(RuntimeWarning, match="no CUDA graph could be recorded"):
         close(engine.embed(many_items(), mode="gen", max_new_tokens=30), expected)
     assert tape.usable is usable
@@ -290,7 +296,7 @@ def test_a_recording_without_memory_is_tried_again_when_some_was_given_back(
     engine = TorchEmbedder(checkpoint("qwen2_vl"))
     expected = engine.embed(many_items(), mode="gen", max_new_tokens=30)
     tape = Tape(torch.OutOfMemoryError("CUDA out of memory"))
-    tape.into(engine)
+    engine = taped(checkpoint("qwen2_vl"), tape, TorchOptions())
     close(engine.embed(many_items(), mode="gen", max_new_tokens=30), expected)
     assert tape.recorded > 3 and tape.open == 0
 
@@ -345,8 +351,9 @@ def test_a_failure_at_any_place_leaves_no_trace(
     checkpoint: Make, monkeypatch: pytest.MonkeyPatch, place: str, thinking: str
 ) -> None:
     """One allocation fails, the k-th of its kind; whatever was half done is done again."""
-    options = LoadOptions(thinking=thinking, gen_rows=3, batch_tokens=700)
-    engine = TorchEmbedder(checkpoint("qwen2_vl"), options)
+    options = LoadOptions(thinking=thinking)
+    narrow = TorchOptions(gen_rows=3, batch_tokens=700)
+    engine = TorchEmbedder(checkpoint("qwen2_vl"), options, narrow)
     # Lengths on both sides of a block's border, so that room grows while rows run.
     items = ["a" * n for n in (1, 20, 40, 60)]
     sampling = Sampling(n=2, seed=3)
@@ -372,7 +379,7 @@ def test_a_failure_at_any_place_leaves_no_trace(
     if place == "room":
         monkeypatch.setattr(KeyValues, "_room", counted(KeyValues._room))
     else:
-        for layer in engine._runner._decoder.layers:
+        for layer in engine.runner.decoder.layers:
             monkeypatch.setattr(layer.mlp, "forward", counted(layer.mlp.forward))
     close(run(), expected)
     total = calls
@@ -393,14 +400,14 @@ def test_what_torch_says_without_memory_is_understood() -> None:
 
 
 def test_a_nan_item_fails_alone(qwen2: TorchEmbedder, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = type(qwen2._runner).disc
+    original = type(qwen2.runner).disc
 
     def with_nan(runner: Any, prompts: Any) -> Any:
         states: Any = original(runner, prompts)
         return [torch.full_like(s, torch.nan) if len(p.ids) > 150 else s
                 for s, p in zip(states, prompts, strict=True)]  # fmt: skip
 
-    monkeypatch.setattr(type(qwen2._runner), "disc", with_nan)
+    monkeypatch.setattr(type(qwen2.runner), "disc", with_nan)
     found = qwen2.embed(["a", "b" * 300, "c"], on_error="record")
     assert found.failed == [1] and "NaN" in str(found.records[1].reason)
 
@@ -456,11 +463,11 @@ def test_short_no_and_skipped_thinking_say_what_they_are(
 def test_the_gen_cache_answers_without_the_model_and_only_for_the_same_question(
     checkpoint: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = LoadOptions(gen_cache=tmp_path / "answers.db")
-    first = TorchEmbedder(checkpoint("qwen2_vl"), options)
+    options = TorchOptions(gen_cache=tmp_path / "answers.db")
+    first = TorchEmbedder(checkpoint("qwen2_vl"), engine_options=options)
     items = many_items()
     expected = first.embed(items, mode="both", max_new_tokens=5)
-    again = TorchEmbedder(checkpoint("qwen2_vl"), options)
+    again = TorchEmbedder(checkpoint("qwen2_vl"), engine_options=options)
     with monkeypatch.context() as patch:
         Scarce(patch, tokens=0, rows=0)
         close(again.embed(items[::-1], mode="both", max_new_tokens=5)
@@ -475,7 +482,7 @@ def test_the_gen_cache_answers_without_the_model_and_only_for_the_same_question(
             assert found.failed == [0]
     (tmp_path / "no.db").write_bytes(b"not a database, but long enough to look like a file" * 9)
     with pytest.raises(InvalidOption, match="gen cache"):
-        TorchEmbedder(checkpoint("qwen2_vl"), LoadOptions(gen_cache=tmp_path / "no.db"))
+        TorchEmbedder(checkpoint("qwen2_vl"), None, TorchOptions(gen_cache=tmp_path / "no.db"))
 
 
 def test_jpeg_drafts_are_other_pixels_and_say_so(checkpoint: Make, tmp_path: Path) -> None:

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests.kernels import Kernel
+from ume_torch.testing.kernels import Kernel
 from ume_core import LoadOptions, Sampling
 from ume_core.results import EmbeddingResult
 from ume_core.testing import EmbedderContract
 from ume_core.testing.contract import mixed_items
 from ume_torch import TorchEmbedder
+from ume_torch.options import TorchOptions
+from ume_torch.runner import Kernels
 from ume_torch.attention import Segments, find_varlen
 
 pytestmark = pytest.mark.skipif(
@@ -28,6 +30,7 @@ Make = Callable[[str], Path]
 KINDS = ["qwen2_vl", "qwen2_5_vl"]
 # FlashAttention-2 takes half precision only; float32 decodes by graphs all the same.
 FLOAT32, BFLOAT16 = LoadOptions(device="cuda", dtype="float32"), LoadOptions(device="cuda")
+WITHOUT_GRAPHS = TorchOptions(cuda_graphs=False)
 
 
 class TestCudaQwen2(EmbedderContract):
@@ -88,11 +91,9 @@ def test_the_kernel_means_what_is_documented(
 @pytest.mark.parametrize("kind", KINDS)
 def test_bfloat16_with_and_without_one_call_for_all_segments(checkpoint: Make, kind: str) -> None:
     exact = TorchEmbedder(checkpoint(kind), FLOAT32).embed(mixed_items())
-    engine, other = (TorchEmbedder(checkpoint(kind), BFLOAT16) for _ in range(2))
-    assert engine._runner._decoder.varlen is not None
-    runner: Any = other._runner
-    runner._decoder.varlen = runner._vision._varlen = None
-    looped = other.embed(mixed_items())
+    engine = TorchEmbedder(checkpoint(kind), BFLOAT16)
+    assert engine.runner.decoder.varlen is not None
+    looped = TorchEmbedder(checkpoint(kind), BFLOAT16, kernels=Kernels()).embed(mixed_items())
     for _ in range(2):  # the second time with cached prefixes
         at_once = engine.embed(mixed_items())
         assert _least_cosine(at_once, exact) > 0.99
@@ -103,10 +104,9 @@ class Counted:
     """The recorder, counting what it did."""
 
     def __init__(self, engine: TorchEmbedder) -> None:
-        runner: Any = engine._runner
-        self._real = runner._recorder
+        self._real: Any = engine.runner.recorder
         self.recorded = self.replayed = 0
-        runner._recorder = self
+        engine.runner.recorder = self
 
     @property
     def usable(self) -> bool:
@@ -148,8 +148,8 @@ def test_graphs_do_not_show(checkpoint: Make, kind: str, sampling: Sampling | No
     counted = Counted(engine)
     by_graph = engine.embed(items, **options)
     assert counted.replayed > counted.recorded > 0
-    plain = replace(FLOAT32, cuda_graphs=False)
-    one_by_one = TorchEmbedder(checkpoint(kind), plain).embed(items, **options)
+    plain = TorchEmbedder(checkpoint(kind), FLOAT32, WITHOUT_GRAPHS)
+    one_by_one = plain.embed(items, **options)
     assert _texts(by_graph) == _texts(one_by_one)
     a, b = by_graph.gen_samples, one_by_one.gen_samples
     assert a is not None and b is not None and np.abs(a - b).max() < 1e-4
@@ -160,22 +160,24 @@ def test_graphs_do_not_show(checkpoint: Make, kind: str, sampling: Sampling | No
 def test_graphs_in_bfloat16(checkpoint: Make, kind: str) -> None:
     """Texts are given, since rounding may choose other tokens: ten tokens, then `<gen_emb>`."""
 
-    def embed(options: LoadOptions, count: bool) -> EmbeddingResult:
-        engine = TorchEmbedder(checkpoint(kind), options)
+    def embed(
+        options: LoadOptions, own: TorchOptions | None = None, *, count: bool = False
+    ) -> EmbeddingResult:
+        engine = TorchEmbedder(checkpoint(kind), options, own)
         counted = Counted(engine) if count else None
-        runner, special = engine._runner, engine._prepare.tokenizer.special
+        special = engine.prepare.tokenizer.special
 
         def pick(logits: Any, rows: Any) -> list[int]:  # noqa: ARG001
             return [special.gen if len(r.ids) == 10 else 65 + len(r.ids) for r in rows]
 
-        runner.gen = partial(runner.gen, pick=pick)  # type: ignore[method-assign]
+        engine.runner.pick = pick
         result = engine.embed(mixed_items(), mode="gen", max_new_tokens=20)
         assert counted is None or counted.replayed > 0
         return result
 
-    by_graph = embed(BFLOAT16, True)
-    assert _least_cosine(by_graph, embed(replace(BFLOAT16, cuda_graphs=False), False), "gen") > 0.99
-    assert _least_cosine(by_graph, embed(FLOAT32, False), "gen") > 0.99
+    by_graph = embed(BFLOAT16, count=True)
+    assert _least_cosine(by_graph, embed(BFLOAT16, WITHOUT_GRAPHS), "gen") > 0.99
+    assert _least_cosine(by_graph, embed(FLOAT32), "gen") > 0.99
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +23,20 @@ import numpy as np
 import pytest
 
 import ume_core
-from tests.matrix import HARDWARE
 from ume_core import CheckpointError, EngineUnavailable, Image, InvalidOption, LimitExceeded, Video
 from ume_qwen.devices import has_gpu
 from ume_core.options import LoadOptions
 from ume_qwen.checkpoint import files_digest
-from ume_qwen.exported.inputs import OUTPUTS, TEXT, VISION, Arrays, Floats
+from ume_qwen.exported.embedder import ExportedEmbedder
+from ume_qwen.exported.inputs import OUTPUTS, TEXT, VISION, Arrays, Floats, VisionLayout
+from ume_qwen.formats import MANIFEST
 from ume_core.testing import EmbedderContract
 from ume_core.testing.contract import mixed_items, picture
-from ume_onnxruntime import OnnxEmbedder
+from ume_onnxruntime.engine import create as on_onnxruntime
 from ume_r1.cli import main
 from ume_tensorrt.buffers import ALIGNMENT, nbytes, output_shape, plan
-from ume_tensorrt.manifest import Device, EngineManifest, read_manifest
-from ume_tensorrt.planned import NO_PROFILE, PlannedEmbedder
+from ume_tensorrt.manifest import FOLDER, Device, EngineManifest, read_manifest
+from ume_tensorrt.profiled import NO_PROFILE, ProfiledRunner
 from ume_tensorrt.probes import probe
 from ume_tensorrt.profiles import (
     AXES,
@@ -49,7 +51,12 @@ from ume_tensorrt.profiles import (
     sizes_of,
 )
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[3]
+# Why TensorRT cannot run here, or "".
+HARDWARE = (
+    "TensorRT is not installed" if find_spec("tensorrt") is None
+    else "no NVIDIA GPU" if not has_gpu() else ""
+)  # fmt: skip
 needs_hardware = pytest.mark.skipif(bool(HARDWARE), reason=f"not run: {HARDWARE}")
 
 # Narrow enough that the kit's batches must be split and some items be refused.
@@ -64,41 +71,49 @@ NARROW = parse_profiles(
 )  # fmt: skip
 
 
-class OnPoints(PlannedEmbedder):
-    """The planning of the TensorRT engine over ONNX Runtime's sessions; keeps what ran."""
+class OnSessions:
+    """Computes at a point through ONNX Runtime's sessions; keeps what ran."""
 
-    name = "tensorrt"
-
-    def __init__(self, directory: Path, profiles: Any = NARROW, **options: Any) -> None:
-        super().__init__(directory, LoadOptions(**options), profiles=profiles)
-        self.sessions = OnnxEmbedder(directory)
+    def __init__(self, sessions: ExportedEmbedder) -> None:
+        self._sessions = sessions
         self.ran: list[tuple[str, Point]] = []
 
-    def run_point(self, graph: str, point: Point, arrays: Arrays) -> Floats:
+    def run(self, graph: str, point: Point, arrays: Arrays) -> Floats:
         """At exactly the point's shapes, as a captured CUDA graph would."""
-        profile = self.profiles[graph][point.profile]
-        for axis, size in point.sizes:
-            assert profile.axes[axis].least <= size <= profile.axes[axis].most
+        inputs = self._sessions.export.manifest.inputs[graph]
         for name, array in arrays.items():
-            assert array.shape == shape(self.manifest.inputs[graph], name, dict(point.sizes))
+            assert array.shape == shape(inputs, name, dict(point.sizes))
         self.ran.append((graph, point))
-        output = self.sessions.run_graph(graph, arrays)
-        assert output.shape == output_shape(graph, dict(point.sizes), self.dimensions)
+        output = self._sessions.runner.run(graph, arrays)
+        wanted = output_shape(graph, dict(point.sizes), self._sessions.dimensions)
+        assert output.shape == wanted
         return output
 
-    def is_out_of_memory(self, error: Exception) -> bool:
-        """As the engine's."""
-        del error
-        return False
+
+class OnPoints(ExportedEmbedder):
+    """The TensorRT engine with ONNX Runtime in TensorRT's place."""
+
+    def __init__(self, directory: Path, profiles: Any = NARROW, **options: Any) -> None:
+        self.sessions = on_onnxruntime(directory)
+        self.points = OnSessions(self.sessions)
+        self.profiles = profiles
+        export = self.sessions.export
+        runner = ProfiledRunner(self.points, profiles, export.manifest.inputs, directory)
+        super().__init__("tensorrt", export, runner, LoadOptions(**options))
+
+    @property
+    def ran(self) -> list[tuple[str, Point]]:
+        """Graphs and points that ran."""
+        return self.points.ran
 
 
-class TestPlannedNano(EmbedderContract):
+class TestProfiledNano(EmbedderContract):
     @pytest.fixture(scope="class")
     def embedder(self, exported: Path) -> OnPoints:
         return OnPoints(exported)
 
 
-class TestPlannedQwen25(EmbedderContract):
+class TestProfiledQwen25(EmbedderContract):
     @pytest.fixture(scope="class")
     def embedder(self, exported_25: Path) -> OnPoints:
         return OnPoints(exported_25, load_profiles("throughput"))
@@ -165,7 +180,7 @@ def test_what_no_profile_takes_is_refused_before_it_costs_anything(exported: Pat
     )
     assert "patches" in str(result.records[2].reason)
     assert VISION not in [graph for graph, _ in engine.ran]
-    with pytest.raises(LimitExceeded, match=r"item 1: .*--engine tensorrt --profiles"):
+    with pytest.raises(LimitExceeded, match=r"item 1: .*--format tensorrt --profiles"):
         engine.embed(items)
 
 
@@ -175,12 +190,13 @@ def test_every_profile_can_be_probed_at_the_sizes_it_is_tuned_for(
     for directory in (exported, exported_25):
         engine = OnPoints(directory)
         for graph in AXES:
-            inputs = engine.manifest.inputs[graph]
+            inputs = engine.export.manifest.inputs[graph]
+            layout = VisionLayout.of(engine.checkpoint.config)
             for number, profile in enumerate(engine.profiles[graph]):
                 sizes = {axis: span.best for axis, span in profile.axes.items()}
-                arrays = probe(graph, inputs, engine._layout, sizes)
+                arrays = probe(graph, inputs, layout, sizes)
                 assert sizes_of(graph, inputs, arrays) == sizes
-                found = engine.run_point(graph, Point(number, tuple(sizes.items())), arrays)
+                found = engine.points.run(graph, Point(number, tuple(sizes.items())), arrays)
                 assert np.isfinite(found).all() and np.ptp(found) > 0
 
 
@@ -279,7 +295,7 @@ def _built(exported: Path, folder: Path) -> EngineManifest:
     for graph in AXES:
         (folder / f"{graph}.plan").write_bytes(b"no engine")
     found = EngineManifest(
-        graphs=json.loads((exported / MANIFEST).read_text())["graphs"],
+        graphs=json.loads((exported / MANIFEST).read_text())["graphs_digest"],
         tensorrt="10.16.1.11",
         device={"name": "NVIDIA H200", "capability": "9.0"},
         version_compatible=False,
@@ -297,7 +313,7 @@ def test_engines_of_another_build_are_refused_with_the_rebuild_command(
 ) -> None:
     directory = tmp_path / "copy"
     shutil.copytree(exported, directory)
-    with pytest.raises(CheckpointError, match=r"ume export .* --engine tensorrt"):
+    with pytest.raises(CheckpointError, match=r"ume export .* --format tensorrt"):
         read_manifest(directory)
     built = _built(exported, directory / FOLDER)
     found = read_manifest(directory)
@@ -345,9 +361,9 @@ def test_without_tensorrt_engines_are_served_by_onnxruntime_and_nothing_is_built
     with pytest.raises(EngineUnavailable, match=r"tensorrt engine needs .*onnxruntime"):
         ume_core.load(directory, engine="tensorrt")
     before = sorted(p.name for p in directory.rglob("*"))
-    assert main(["export", str(directory), "--engine", "tensorrt"]) == 2
-    assert main(["export", "ume-nano", str(tmp_path / "new"), "--engine", "tensorrt"]) == 2
-    assert main(["export", str(directory), "--engine", "tensorrt", "--profiles", "fastest"]) == 2
+    assert main(["export", str(directory), "--format", "tensorrt"]) == 2
+    assert main(["export", "ume-nano", str(tmp_path / "new"), "--format", "tensorrt"]) == 2
+    assert main(["export", str(directory), "--format", "tensorrt", "-o", "profiles=fastest"]) == 2
     assert main(["export", str(directory)]) == 2
     said = capfd.readouterr().err
     assert said.count("TensorRT cannot be loaded") == 2 and "fastest" in said
@@ -365,10 +381,11 @@ def test_the_runtime_loads_with_real_bindings_and_needs_a_gpu(line: str, exporte
         "import tensorrt as trt\n"
         "from ume_tensorrt.runtime import Log\n"
         "log = Log(); log.log(trt.ILogger.Severity.ERROR, 'why'); assert log.said == 'why'\n"
-        "from ume_tensorrt import TensorRTEmbedder, cuda\n"
+        "from ume_tensorrt import cuda\n"
+        "from ume_tensorrt.engine import create\n"
         "from ume_core import UmeError\n"
         "print(trt.__version__)\n"
-        f"for call in (lambda: TensorRTEmbedder({str(exported)!r}), lambda: cuda.select('cpu'),\n"
+        f"for call in (lambda: create({str(exported)!r}), lambda: cuda.select('cpu'),\n"
         "             lambda: cuda.select('auto')):\n"
         "    try: call()\n"
         "    except UmeError as error: print(error)\n"
@@ -386,6 +403,15 @@ def test_the_runtime_loads_with_real_bindings_and_needs_a_gpu(line: str, exporte
         assert said[2].startswith("cudaSetDevice: cudaError") and "Fix" in said[2]
 
 
+@pytest.fixture(scope="module")
+def built(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ume-nano's export with TensorRT engines; only where they can be built."""
+    directory = tmp_path_factory.mktemp("tensorrt") / "nano"
+    shutil.copytree(exported, directory)
+    assert main(["export", str(directory), "--format", "tensorrt"]) == 0
+    return directory
+
+
 @needs_hardware
 class TestTensorRT(EmbedderContract):
     @pytest.fixture(scope="class")
@@ -399,9 +425,9 @@ def test_on_a_gpu_vectors_equal_onnxruntimes_and_32_callers_do_not_mix(
 ) -> None:
     engine: Any = ume_core.load(built, engine="tensorrt", streams=3)
     items = many()
-    expected = OnnxEmbedder(exported, LoadOptions(device="cpu")).embed(items).vectors("disc")
+    expected = on_onnxruntime(exported, LoadOptions(device="cpu")).embed(items).vectors("disc")
     assert np.abs(engine.embed(items).vectors("disc") - expected).max() <= 1e-5
-    assert engine.runtime.uncaptured == 0
+    assert engine.runner.points.uncaptured == 0
     worst: list[float] = []
 
     def work(caller: int) -> None:

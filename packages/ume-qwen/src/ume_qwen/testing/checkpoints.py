@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 
-from ume_train.sft import save_weights
+if TYPE_CHECKING:
+    import torch
 
 _PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -79,7 +79,7 @@ def make_checkpoint(
     gen_bias: float = 0.0,
     seed: int = 0,
     size: str = "tiny",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     words: Path | None = None,
 ) -> Path:
     """Write a checkpoint of `qwen2_vl` or `qwen2_5_vl`, the latter in size `tiny` only.
@@ -87,8 +87,10 @@ def make_checkpoint(
     `words` is a tokenizer.json whose vocabulary and merges are taken, so that text has about as
     many tokens as words; without it every byte is a token.
     """
+    import torch
     import transformers
 
+    dtype = dtype or torch.float32
     directory.mkdir(parents=True, exist_ok=True)
     _tokenizer(directory, words)
     config = _config(kind)
@@ -116,7 +118,7 @@ def make_checkpoint(
                 weight.normal_(0, 0.05)
         if gen_bias:
             model.lm_head.weight[ADDED["<gen_emb>"]] *= gen_bias
-    save_weights(model, directory, dtype)
+    _save(model, directory / "model.safetensors")
     _write(directory / "config.json", config)
     # The 7B's: sampling unless told otherwise.
     _write(
@@ -140,6 +142,19 @@ def make_checkpoint(
         },
     )  # fmt: skip
     return directory
+
+
+def _save(model: Any, path: Path) -> None:
+    """Write weights under the published key names; a tied LM head is left out, as published."""
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Any] = {}
+    for name, value in model.state_dict().items():
+        if name == "lm_head.weight" and model.config.tie_word_embeddings:
+            continue
+        key = name.replace("model.visual.", "visual.").replace("model.language_model.", "model.")
+        tensors[key] = value.detach().contiguous()
+    save_file(tensors, path, metadata={"format": "pt"})
 
 
 def _config(kind: str) -> dict[str, Any]:

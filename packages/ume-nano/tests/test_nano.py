@@ -13,7 +13,7 @@ from tests.recipe import Recipe
 from ume_core import LoadOptions
 from ume_torch import TorchEmbedder
 
-GALLERY = Path(__file__).resolve().parents[1] / "tools" / "gallery"
+GALLERY = Path(__file__).resolve().parents[3] / "tools" / "gallery"
 
 
 def test_it_fits_and_has_the_published_layout() -> None:

@@ -1,4 +1,4 @@
-"""Plain sentence-transformers on a directory `ume save` wrote: no flag, no plugin."""
+"""Plain sentence-transformers on a directory `ume export` wrote: no flag, no plugin."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pair(
 ) -> Pair:
     """A saved directory in sentence-transformers, and the engine with the same policy."""
     directory = tmp_path_factory.mktemp("st") / "ume-r1"
-    save(checkpoint(request.param), directory, {})
+    save(checkpoint(request.param), directory)
     engine = TorchEmbedder(checkpoint(request.param), LoadOptions(conventions="readme"))
     return SentenceTransformer(str(directory), device="cpu"), engine, directory
 
@@ -125,26 +125,26 @@ def test_a_directory_is_written_whole_or_not_at_all(
     taken.mkdir()
     (taken / "file").touch()
     with pytest.raises(InvalidOption, match=r"not empty.*Fix"):
-        save(checkpoint("qwen2_vl"), taken, {})
+        save(checkpoint("qwen2_vl"), taken)
 
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(native, "_write_settings", interrupted)
-        save(checkpoint("qwen2_vl"), tmp_path / "new", {})
+        save(checkpoint("qwen2_vl"), tmp_path / "new")
     assert [p.name for p in tmp_path.iterdir()] == ["taken"]
 
 
-def test_ume_save_names_the_directory_after_the_model(
+def test_ume_export_names_the_directory_after_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["save", "ume-nano"]) == 0
+    assert main(["export", "ume-nano", "--format", "sentence-transformers"]) == 0
     assert "ume-nano" in capsys.readouterr().out
     policy = json.loads((tmp_path / "ume-nano" / "config_sentence_transformers.json").read_text())
     assert policy["ume"] == {"mode": "disc", "conventions": "readme"}
-    assert main(["save", "ume-nano", "x", "--format", "parquet"]) == 2
+    assert main(["export", "ume-nano", "x", "--format", "parquet"]) == 2
 
 
 def test_it_can_be_trained_as_any_other(checkpoint: Make, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_it_can_be_trained_as_any_other(checkpoint: Make, tmp_path: Path) -> Non
     )
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
-    directory = save(checkpoint("qwen2_vl"), tmp_path / "base", {})
+    directory = save(checkpoint("qwen2_vl"), tmp_path / "base")
     model = SentenceTransformer(str(directory), device="cpu")
     before = np.asarray(model.encode(["one"]))
     rows = {"anchor": ["one", "two", "three", "four"], "positive": ["1", "2", "3", "4"]}

@@ -1,0 +1,1 @@
+"""For tests of this engine: kernels written out as they are documented."""
