@@ -284,7 +284,7 @@ def test_one_value_is_no_list_and_settings_must_be_plain() -> None:
     embed: Any = UmeEmbeddingFunction("ume-nano")
     for value in ("a dog", np.zeros((56, 56, 3), dtype=np.uint8)):
         with pytest.raises(InvalidItem, match="wrap it in a list"):
-            embed._embed(value, None)
+            embed(value)
     with pytest.raises(InvalidItem, match="wrap it in a list"):
         UmeEmbeddings(model="ume-nano").embed_images(FILES[0])  # type: ignore[arg-type]
     with pytest.raises(InvalidOption, match="use strings and numbers"):

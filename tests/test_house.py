@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,21 +12,23 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 # member's folder -> its import name and the members it may import; everybody may import itself
+ENGINE = {"ume_core", "ume_qwen"}  # what every engine builds on
 ARROWS: dict[str, tuple[str, set[str]]] = {
     "packages/ume-core": ("ume_core", set()),
-    "packages/ume-torch": ("ume_torch", {"ume_core"}),
+    "packages/ume-qwen": ("ume_qwen", {"ume_core"}),
+    "packages/ume-torch": ("ume_torch", ENGINE),
     "packages/ume-nano": ("ume_nano", {"ume_core"}),
-    "packages/ume-train": ("ume_train", {"ume_core", "ume_torch"}),
+    "packages/ume-train": ("ume_train", {*ENGINE, "ume_torch"}),
     "packages/ume-r1": ("ume_r1", {"ume_core"}),
-    "plugins/ume-onnxruntime": ("ume_onnxruntime", {"ume_core"}),
-    "plugins/ume-tensorrt": ("ume_tensorrt", {"ume_core"}),
-    "plugins/ume-sentence-transformers": ("ume_sentence_transformers", {"ume_core"}),
+    "plugins/ume-onnxruntime": ("ume_onnxruntime", ENGINE),
+    "plugins/ume-tensorrt": ("ume_tensorrt", ENGINE),
+    "plugins/ume-sentence-transformers": ("ume_sentence_transformers", ENGINE),
     "plugins/langchain-ume": ("langchain_ume", {"ume_core"}),
     "plugins/llama-index-embeddings-ume": ("llama_index", {"ume_core"}),
     "plugins/haystack-ume": ("haystack_ume", {"ume_core"}),
     "plugins/chroma-ume": ("chroma_ume", {"ume_core"}),
     "plugins/mteb-ume": ("mteb_ume", {"ume_core"}),
-    "export": ("ume_export", {"ume_core", "ume_torch", "ume_onnxruntime", "ume_tensorrt"}),
+    "export": ("ume_export", {*ENGINE, "ume_torch", "ume_onnxruntime", "ume_tensorrt"}),
 }
 NAMES = {name for name, _ in ARROWS.values()}
 HEAVY = {
@@ -55,6 +58,37 @@ def test_members_import_only_what_the_design_allows(member: str) -> None:
     for path in files:
         ours = {name for name in imports(path, lazy=True) if name in NAMES}
         assert ours <= allowed | {own}, path
+
+
+def test_the_core_imports_numpy_pillow_and_pluggy_only() -> None:
+    allowed = {"ume_core", "numpy", "PIL", "pluggy", "pytest"}  # pytest: the contract kit
+    for path in (ROOT / "packages" / "ume-core" / "src").rglob("*.py"):
+        eager = {n for n in imports(path, lazy=False) if n not in sys.stdlib_module_names}
+        assert eager <= allowed, path
+
+
+def test_no_package_imports_tests_or_tools() -> None:
+    for path in (*ROOT.glob("packages/*/src/**/*.py"), *ROOT.glob("plugins/*/src/**/*.py")):
+        assert not imports(path, lazy=True) & {"tests", "tools"}, path
+
+
+def test_nothing_touches_another_objects_underscored_names() -> None:
+    """What tests and measurements need is a constructor argument or a public attribute."""
+    reached = re.compile(r"(?<!self)(?<!cls)(?<!super\(\))(?<=[\w)\]])\._[a-z]\w*")
+    found: list[str] = []
+    for path in _sources():
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+            code = line.split("#")[0]
+            found += [f"{path}:{number}: {hit}" for hit in reached.findall(code)]
+            if re.match(r"\s*from ume_\w+(\.\w+)* import .*(?<!\w)_[a-z]", code):
+                found.append(f"{path}:{number}: {code.strip()}")
+    assert not found
+
+
+def _sources() -> list[Path]:
+    folders = ("packages", "plugins", "export", "tests", "tools")
+    found = [p for folder in folders for p in (ROOT / folder).rglob("*.py")]
+    return [p for p in found if p != Path(__file__).resolve()]
 
 
 def test_every_member_is_in_the_table() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -14,8 +15,8 @@ import numpy as np
 from tools.benchmark.duel import Contestant, duel
 from ume_core.errors import CheckpointError
 from ume_qwen.checkpoint import files_digest, find_checkpoint
-from ume_qwen.exported.manifest import Manifest
 from ume_qwen.exported.environment import find_python
+from ume_qwen.exported.manifest import Manifest
 
 ROUNDS = 21
 ROOT = Path(__file__).resolve().parents[2]

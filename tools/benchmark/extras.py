@@ -15,6 +15,7 @@ from ume_core.items import Image
 from ume_core.options import LoadOptions
 from ume_torch.engine import TorchEmbedder
 from ume_torch.kv import KeyValues
+from ume_torch.options import TorchOptions
 
 GALLERY = Path(__file__).resolve().parents[1] / "gallery"
 
@@ -81,8 +82,8 @@ def invariance() -> dict[str, Any]:
     items = [Image(p) for p in sorted(GALLERY.glob("*.png"))[:40]]
     found: dict[str, Any] = {}
     for invariant in (False, True):
-        options = LoadOptions(dtype="bfloat16", invariant=invariant)
-        engine = TorchEmbedder(ume_nano.path(), options)
+        own = TorchOptions(invariant=invariant)
+        engine = TorchEmbedder(ume_nano.path(), LoadOptions(dtype="bfloat16"), own)
         began = time.perf_counter()
         whole = engine.embed(items, mode="both", max_new_tokens=64)
         seconds = time.perf_counter() - began

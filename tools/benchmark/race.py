@@ -15,17 +15,18 @@ import torch
 from torch import Tensor
 
 import ume_nano
-from ume_qwen.testing.checkpoints import make_checkpoint
 from tools.benchmark.baselines import WORD, Mteb, Native, Upstream
 from tools.benchmark.cases import Case, make_cases
 from tools.benchmark.flops import disc_flops, synchronize, weight_bytes
 from ume_core.embedder import Sampling
 from ume_core.options import LoadOptions
 from ume_core.results import Vectors
+from ume_qwen.testing.checkpoints import make_checkpoint
 from ume_sentence_transformers.native import save
 from ume_torch.checkpoint import DTYPES
 from ume_torch.engine import TorchEmbedder
 from ume_torch.generate import Row
+from ume_torch.options import TorchOptions
 
 Runs = dict[str, Callable[[Case], Vectors | None]]
 

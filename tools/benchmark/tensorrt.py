@@ -14,10 +14,10 @@ from typing import Any
 from tools.benchmark import report
 from tools.benchmark.duel import Contestant, duel, plot
 from tools.benchmark.exported import export
-from ume_qwen.devices import has_gpu
 from ume_core.loading import locate
-from ume_tensorrt.manifest import FOLDER
+from ume_qwen.devices import has_gpu
 from ume_qwen.exported.environment import find_python
+from ume_tensorrt.manifest import FOLDER
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "bench"

@@ -48,7 +48,7 @@ def words(evaluation: Evaluation) -> dict[str, float]:
         return np.asarray(teacher.encode(labels, batch_size=256, normalize_embeddings=True))
 
     def shown(pool: list[int], art: str) -> Vectors:
-        items = [evaluation._picture(i, art) for i in pool]
+        items = [evaluation.picture(i, art) for i in pool]
         return evaluation.engine.embed(items).vectors("disc")
 
     source, target = said(pools["seen"]), shown(pools["seen"], SEEN_STYLE)
@@ -76,7 +76,7 @@ def thinking(model: Path, evaluation: Evaluation) -> dict[str, float]:
     """Recall@5 of gen, text to image, seen concepts in an unseen style, by kind of thinking."""
     pool = evaluation.pools["seen"]
     labels = [Item((Text(evaluation.sheet.concepts[i].label),)) for i in pool]
-    pictures = [evaluation._picture(i, UNSEEN_STYLE) for i in pool]
+    pictures = [evaluation.picture(i, UNSEEN_STYLE) for i in pool]
     rows: dict[str, float] = {}
     for kind in ("full", "none", "skip"):
         engine = TorchEmbedder(model, LoadOptions(thinking=kind))

@@ -78,7 +78,7 @@ class Evaluation:
             by_style: dict[str, EmbeddingResult] = {}
             for style, art in (("seen", SEEN_STYLE), ("unseen", UNSEEN_STYLE)):
                 pictures = self._embed(
-                    [self._picture(i, art) for i in pool], f"{name} concepts, {style} style"
+                    [self.picture(i, art) for i in pool], f"{name} concepts, {style} style"
                 )
                 for mode in self._modes():
                     left, right = texts.vectors(mode), pictures.vectors(mode)
@@ -102,7 +102,7 @@ class Evaluation:
     def _full_pool(self, texts: EmbeddingResult, pictures: EmbeddingResult) -> None:
         """Unseen concepts among all 1,914, in the unseen style."""
         others = self._embed(
-            [self._picture(i, UNSEEN_STYLE) for i in self.pools["seen"]], "full pool", gen=False
+            [self.picture(i, UNSEEN_STYLE) for i in self.pools["seen"]], "full pool", gen=False
         )
         pool = np.concatenate([pictures.vectors("disc"), others.vectors("disc")])
         self._add("unseen", "unseen", "text to image", "name, full pool", "disc",
@@ -186,7 +186,7 @@ class Evaluation:
         c = self.sheet.concepts[concept]
         return Item((Text(", ".join(c.keywords[:4]) or c.label),))
 
-    def _picture(self, concept: int, style: str) -> Item:
+    def picture(self, concept: int, style: str) -> Item:
         rgba = drawing.sprite(self.sheet, concept, style)
         canvas = drawing.single(rgba, SIDE, None, drawing.COLOURS["white"])
         return _image(drawing.to_bytes(canvas))

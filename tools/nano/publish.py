@@ -24,8 +24,7 @@ import ume_nano
 from tools.nano.evaluate import CACHE, ROOT, Cell, table
 from tools.nano.sources import SOURCES
 from ume_qwen.checkpoint import find_checkpoint
-from ume_torch.checkpoint import load_model
-from ume_torch.checkpoint import save_weights
+from ume_torch.checkpoint import load_model, save_weights
 
 CARD = Path(__file__).with_name("card.md")
 NUMBERS = Path(__file__).with_name("evaluation.json")

@@ -16,7 +16,6 @@ from ume_export.export import export
 from ume_onnxruntime.export import OnnxExportOptions
 from ume_tensorrt.export import TensorRTExportOptions
 
-
 FORMS = {"onnx": OnnxExportOptions, "tensorrt": TensorRTExportOptions}
 
 

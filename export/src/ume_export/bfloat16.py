@@ -22,11 +22,11 @@ from onnx import TensorProto, numpy_helper
 from safetensors.torch import load_file, save_file
 
 from ume_core.options import LoadOptions
+from ume_onnxruntime.engine import create
 from ume_qwen.checkpoint import find_checkpoint
 from ume_qwen.exported.embedder import ExportedEmbedder
 from ume_qwen.exported.inputs import TEXT, VISION
 from ume_qwen.exported.manifest import Manifest
-from ume_onnxruntime.engine import create
 
 
 @contextmanager

@@ -17,14 +17,14 @@ from optimum.exporters.onnx.model_patcher import ModelPatcher
 from optimum.exporters.tasks import TasksManager
 from optimum.utils import NormalizedConfig
 
+from ume_export.modules import PrefixKV, TextEncoder, VisionEncoder, key_values, vision_layout
 from ume_qwen.checkpoint import find_checkpoint
 from ume_qwen.exported.inputs import OUTPUTS, TEXT, TEXT_INPUTS, VISION, VisionLayout, text_arrays
+from ume_qwen.exported.prefix import Prefix, prefix_prompt
 from ume_qwen.pack import build_pack
 from ume_qwen.patches import VisualInput
 from ume_qwen.positions import mrope_positions
-from ume_qwen.exported.prefix import Prefix, prefix_prompt
 from ume_qwen.render import RenderedPrompt
-from ume_export.modules import PrefixKV, TextEncoder, VisionEncoder, key_values, vision_layout
 
 TASKS = {
     VISION: "discriminative-embedding-vision",

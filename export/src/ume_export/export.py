@@ -18,18 +18,18 @@ import onnx
 from optimum.exporters.onnx import export as optimum_export
 from safetensors import safe_open
 
-from ume_qwen.directories import new_directory
 from ume_core.errors import CheckpointError, InvalidOption
+from ume_export.configs import OPSET, onnx_config, prefix_of
+from ume_export.operators import check_operators
+from ume_export.parity import BOUNDS, check_parity
 from ume_qwen.checkpoint import (
     Checkpoint,
     files_digest,
     find_checkpoint,
 )
+from ume_qwen.directories import new_directory
 from ume_qwen.exported.inputs import TEXT, VISION
 from ume_qwen.exported.manifest import Manifest
-from ume_export.configs import OPSET, onnx_config, prefix_of
-from ume_export.operators import check_operators
-from ume_export.parity import BOUNDS, check_parity
 from ume_torch.checkpoint import load_model
 
 

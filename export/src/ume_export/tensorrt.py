@@ -23,13 +23,13 @@ import tensorrt as trt
 
 from ume_core.errors import CheckpointError, InvalidOption, UmeError
 from ume_core.options import LoadOptions
+from ume_export.bfloat16 import on_cpu
+from ume_export.operators import check_operators
+from ume_export.parity import BOUNDS, compare, samples, summary
 from ume_qwen.checkpoint import files_digest
 from ume_qwen.exported.embedder import ExportedEmbedder
 from ume_qwen.exported.inputs import TEXT, VISION, Floats, VisionLayout
 from ume_qwen.exported.manifest import Manifest
-from ume_export.bfloat16 import on_cpu
-from ume_export.operators import check_operators
-from ume_export.parity import BOUNDS, compare, samples, summary
 from ume_tensorrt import cuda
 from ume_tensorrt.engine import create
 from ume_tensorrt.manifest import FOLDER, EngineManifest, plan_files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from types import ModuleType
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 
 from ume_core import EngineUnavailable, InvalidOption, PluginError, SignatureMismatch, load
-from ume_core.hookspecs import BackendSpec, ModelSpec, has_gpu, hookimpl
+from ume_core.hookspecs import BackendSpec, ModelSpec, hookimpl
+from ume_core.options import LoadOptions, describe_options, make_options
 from ume_core.plugins import Registry, build_registry
 from ume_core.signature import Mode, check_mode
 from ume_core.testing import FakeEmbedder
@@ -54,12 +56,17 @@ def test_a_plugin_that_does_not_import_is_listed_and_the_rest_work(
 
 
 def test_a_backend_says_what_it_misses() -> None:
-    spec = BackendSpec("x", frozenset({"disc"}), "a:b", "", ("no_such_module",), "pip install x")
+    disc = frozenset[Mode]({"disc"})
+    spec = BackendSpec("x", disc, "a:b", "", requires=("no_such_module",), install="pip install x")
     assert spec.missing() == "needs no_such_module (pip install x)"
-    gpu = BackendSpec("x", frozenset({"disc"}), "a:b", "", ("json",), "pip install x", gpu=True)
-    assert gpu.missing() == (None if has_gpu() else "needs an NVIDIA GPU")
-    inner = BackendSpec("x", frozenset({"disc"}), "a:b", "", ("no_such.inner",))
-    assert inner.missing() is not None
+    assert BackendSpec("x", disc, "a:b", "", requires=("json",)).missing() is None
+    assert BackendSpec("x", disc, "a:b", "", requires=("no_such.inner",)).missing() is not None
+    checked = BackendSpec("x", disc, "a:b", "", requires=("json",), check=f"{__name__}:no_tpu")
+    assert checked.missing() == "needs a TPU"
+
+
+def no_tpu() -> str | None:
+    return "needs a TPU"
 
 
 def unavailable(*_: object) -> None:
@@ -80,7 +87,6 @@ def test_auto_goes_on_to_the_next_engine_where_one_cannot_run(
             "next": BackendSpec("next", disc, f"{__name__}:fake", "", priority=1),
         }
     )
-    monkeypatch.setitem(sys.modules, __name__, sys.modules[unavailable.__module__])
     monkeypatch.setattr("ume_core.loading.registry", lambda: found)
     assert isinstance(load("x"), FakeEmbedder)
     with pytest.raises(EngineUnavailable, match="another machine"):
@@ -88,6 +94,62 @@ def test_auto_goes_on_to_the_next_engine_where_one_cannot_run(
     found.backends.pop("next")
     with pytest.raises(EngineUnavailable, match="another machine"):
         load("x")
+
+
+def only_x(model: object, device: str) -> str | None:
+    return None if (model, device) == ("x", "auto") else f"loads x alone, not {model} on {device}"
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Options.
+
+    Attributes:
+        fast: whether to hurry.
+        lanes: how many at once,
+            side by side.
+    """
+
+    fast: bool = False
+    lanes: int = 1
+
+
+def test_an_engine_is_taken_that_can_load_the_model_and_knows_the_options(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    disc = frozenset[Mode]({"disc"})
+    found = Registry(
+        backends={
+            "picky": BackendSpec(
+                "picky", disc, f"{__name__}:fake", "", can_load=f"{__name__}:only_x", priority=2,
+            ),
+            "speedy": BackendSpec(
+                "speedy", disc, f"{__name__}:fake", "", options=f"{__name__}:Speed",
+                can_load=f"{__name__}:only_x",
+            ),
+        }
+    )  # fmt: skip
+    monkeypatch.setattr("ume_core.loading.registry", lambda: found)
+    assert isinstance(load("x", lanes=2), FakeEmbedder)
+    with pytest.raises(EngineUnavailable, match=r"picky loads x alone, not y on cpu; speedy"):
+        load("y", device="cpu")
+    with pytest.raises(InvalidOption, match=r"picky engine has no option 'lanes'"):
+        load("x", engine="picky", lanes=2)
+    with pytest.raises(InvalidOption, match=r"no option 'lane'.*use: fast, lanes"):
+        load("x", engine="speedy", lane=2)
+    with pytest.raises(InvalidOption, match="lanes is 'many'"):
+        load("x", engine="speedy", lanes="many")
+
+
+def test_options_are_converted_from_strings_and_described() -> None:
+    assert make_options("x engine", Speed, {"fast": "true", "lanes": "3"}) == Speed(True, 3)
+    for name, value in (("fast", "yes"), ("fast", 1), ("lanes", True), ("lanes", "1.5")):
+        with pytest.raises(InvalidOption, match=f"{name} is .*Fix: pass"):
+            make_options("x engine", Speed, {name: value})
+    fast, lanes = describe_options(Speed)
+    assert (fast.name, fast.default, fast.text) == ("fast", False, "whether to hurry.")
+    assert lanes.text == "how many at once, side by side."
+    assert all(option.text for option in describe_options(LoadOptions))
 
 
 def test_signatures_compare_by_what_decides_vectors() -> None:

@@ -17,9 +17,9 @@ import pytest
 from PIL import Image as PILImage
 
 import ume_r1 as ume
-from ume_qwen.testing.fixtures import write_clip
 from ume_core import Embedder
 from ume_core.testing.contract import picture
+from ume_qwen.testing.fixtures import write_clip
 from ume_r1.cli import main
 from ume_r1.index import Index, build_index
 from ume_r1.index.store import Description

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from ume_torch.testing.kernels import Kernel
 from ume_core import LoadOptions, Sampling
 from ume_core.results import EmbeddingResult
 from ume_core.testing import EmbedderContract
 from ume_core.testing.contract import mixed_items
 from ume_torch import TorchEmbedder
+from ume_torch.attention import Segments, find_varlen
 from ume_torch.options import TorchOptions
 from ume_torch.runner import Kernels
-from ume_torch.attention import Segments, find_varlen
+from ume_torch.testing.kernels import Kernel
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="not run: this machine has no CUDA device"
@@ -106,7 +104,8 @@ class Counted:
     def __init__(self, engine: TorchEmbedder) -> None:
         self._real: Any = engine.runner.recorder
         self.recorded = self.replayed = 0
-        engine.runner.recorder = self
+        runner: Any = engine.runner
+        runner.recorder = self
 
     @property
     def usable(self) -> bool:

@@ -25,8 +25,8 @@ from ume_core import (
     Sampling,
     Video,
 )
-from ume_qwen.checkpoint import find_checkpoint
 from ume_core.testing.contract import mixed_items, picture
+from ume_qwen.checkpoint import find_checkpoint
 from ume_torch import TorchEmbedder
 
 Make = Callable[[str], Path]

@@ -21,19 +21,19 @@ from safetensors.torch import load_file, save_file
 import ume_core
 import ume_nano
 from ume_core import CheckpointError, Image, InvalidOption, LoadOptions, ModeNotSupported, Video
-from ume_qwen.exported import inputs
-from ume_qwen.checkpoint import find_checkpoint
-from ume_qwen.exported.embedder import ExportedEmbedder, GraphRunner
-from ume_qwen.exported.inputs import Arrays, Floats
-from ume_qwen.exported.manifest import Manifest
-from ume_qwen.exported.prefix import Prefix, prefix_prompt
-from ume_qwen.formats import MANIFEST
 from ume_core.testing import EmbedderContract
 from ume_core.testing.contract import mixed_items, picture
 from ume_onnxruntime import sessions
 from ume_onnxruntime.engine import create
 from ume_onnxruntime.options import OnnxOptions
+from ume_qwen.checkpoint import find_checkpoint
+from ume_qwen.exported import inputs
+from ume_qwen.exported.embedder import ExportedEmbedder, GraphRunner
 from ume_qwen.exported.environment import find_python
+from ume_qwen.exported.inputs import Arrays, Floats
+from ume_qwen.exported.manifest import Manifest
+from ume_qwen.exported.prefix import Prefix, prefix_prompt
+from ume_qwen.formats import MANIFEST
 from ume_r1.cli import main
 from ume_torch import TorchEmbedder
 
@@ -306,9 +306,9 @@ def test_what_would_compute_on_the_cpu_beside_a_gpu_is_named(
 
 def test_a_tensorrt_the_provider_cannot_load_is_named() -> None:
     for fine in (None, "10.16.1.11"):
-        sessions._check_tensorrt(fine)
+        sessions.check_tensorrt(fine)
     with pytest.raises(InvalidOption, match=r"11\.4\.0\.106 is installed.*links 10.*10\.16\.1\.11"):
-        sessions._check_tensorrt("11.4.0.106")
+        sessions.check_tensorrt("11.4.0.106")
 
 
 def test_the_manifest_describes_the_artifact(exported: Path) -> None:

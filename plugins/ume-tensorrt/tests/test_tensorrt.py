@@ -24,20 +24,20 @@ import pytest
 
 import ume_core
 from ume_core import CheckpointError, EngineUnavailable, Image, InvalidOption, LimitExceeded, Video
-from ume_qwen.devices import has_gpu
 from ume_core.options import LoadOptions
-from ume_qwen.checkpoint import files_digest
-from ume_qwen.exported.embedder import ExportedEmbedder
-from ume_qwen.exported.inputs import OUTPUTS, TEXT, VISION, Arrays, Floats, VisionLayout
-from ume_qwen.formats import MANIFEST
 from ume_core.testing import EmbedderContract
 from ume_core.testing.contract import mixed_items, picture
 from ume_onnxruntime.engine import create as on_onnxruntime
+from ume_qwen.checkpoint import files_digest
+from ume_qwen.devices import has_gpu
+from ume_qwen.exported.embedder import ExportedEmbedder
+from ume_qwen.exported.inputs import OUTPUTS, TEXT, VISION, Arrays, Floats, VisionLayout
+from ume_qwen.formats import MANIFEST
 from ume_r1.cli import main
 from ume_tensorrt.buffers import ALIGNMENT, nbytes, output_shape, plan
 from ume_tensorrt.manifest import FOLDER, Device, EngineManifest, read_manifest
-from ume_tensorrt.profiled import NO_PROFILE, ProfiledRunner
 from ume_tensorrt.probes import probe
+from ume_tensorrt.profiled import NO_PROFILE, ProfiledRunner
 from ume_tensorrt.profiles import (
     AXES,
     PRESETS,

@@ -127,7 +127,7 @@ def require_mode(mode: str, modes: frozenset[Mode], engine: str) -> Mode:
         others = sorted(s.name for s in registry().backends.values() if known in s.modes)
         raise ModeNotSupported(
             f"the {engine} engine has no {known} mode, only {', '.join(sorted(modes))}",
-            fix=f"load the model with an engine that has it: {', '.join(others) or 'none installed'}",
+            fix=f"use an engine that has it: {', '.join(others) or 'none is installed'}",
         )
     return known
 

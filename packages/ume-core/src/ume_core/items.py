@@ -17,8 +17,8 @@ import numpy.typing as npt
 from PIL import Image as PILImage
 
 from ume_core.errors import InvalidItem
-from ume_core.prompts import strip_request
 from ume_core.frames import FrameSampling
+from ume_core.prompts import strip_request
 
 Array: TypeAlias = npt.NDArray[Any]
 MediaSource: TypeAlias = "str | Path | bytes | PILImage.Image | Array"

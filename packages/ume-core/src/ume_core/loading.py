@@ -38,9 +38,7 @@ def load(
     """
     shared = option_names(LoadOptions)
     own = {name: value for name, value in changes.items() if name not in shared}
-    chosen = replace(
-        options or LoadOptions(), **{n: v for n, v in changes.items() if n in shared}
-    )
+    chosen = replace(options or LoadOptions(), **{n: v for n, v in changes.items() if n in shared})
     location, alias = locate(model)
     if alias is not None:
         chosen = replace(

@@ -21,8 +21,8 @@ from PIL import UnidentifiedImageError
 
 from ume_core.errors import EngineUnavailable, InvalidItem, LimitExceeded, MediaError, UmeError
 from ume_core.fetch import Access, describe, read_source
-from ume_core.items import Array, Image, MediaSource, Video
 from ume_core.frames import DEFAULT_FPS, FRAME_FACTOR, frame_count, frame_indices
+from ume_core.items import Array, Image, MediaSource, Video
 
 if TYPE_CHECKING:
     from ume_core.limits import Limits

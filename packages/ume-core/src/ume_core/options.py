@@ -1,7 +1,7 @@
 """How a model is loaded: options that every engine obeys, and options of one engine.
 
-What decides vectors or access means the same everywhere and stands in `LoadOptions`. What one engine
-alone understands (memory, threads, kernels) is that engine's own frozen dataclass, which its
+What decides vectors or access means the same everywhere and stands in `LoadOptions`. What one
+engine alone understands (memory, threads, kernels) is that engine's own frozen dataclass, which its
 `BackendSpec.options` names; its fields need defaults and an "Attributes:" section.
 """
 

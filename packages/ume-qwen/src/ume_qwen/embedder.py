@@ -11,7 +11,6 @@ from typing import TypeAlias
 
 import numpy as np
 
-from ume_qwen.prefetch import prepare_ahead
 from ume_core.embedder import (
     OnError,
     Progress,
@@ -23,11 +22,12 @@ from ume_core.embedder import (
 from ume_core.errors import CheckpointError, InvalidOption, LimitExceeded, UmeError
 from ume_core.items import Item, ItemLike
 from ume_core.options import LoadOptions
-from ume_qwen.checkpoint import Checkpoint
-from ume_qwen.prepare import Preparer
-from ume_qwen.render import RenderedPrompt
 from ume_core.results import EmbeddingResult, Record, Vectors
 from ume_core.signature import Mode, Signature
+from ume_qwen.checkpoint import Checkpoint
+from ume_qwen.prefetch import prepare_ahead
+from ume_qwen.prepare import Preparer
+from ume_qwen.render import RenderedPrompt
 
 # Items among which batches are formed; whichever comes first.
 _WINDOW = 256
@@ -245,7 +245,9 @@ def unit(states: Vectors) -> Vectors:
 
 
 def _bytes(prepared: RenderedPrompt | UmeError) -> int:
-    return sum(m.patches.nbytes for m in prepared.media) if isinstance(prepared, RenderedPrompt) else 0
+    return (
+        sum(m.patches.nbytes for m in prepared.media) if isinstance(prepared, RenderedPrompt) else 0
+    )
 
 
 def _thinking(options: LoadOptions) -> str:

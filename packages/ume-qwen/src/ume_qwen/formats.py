@@ -1,7 +1,7 @@
 """What a place holds, told before anything heavy is imported: for `BackendSpec.can_load`.
 
-Each function returns None if an engine of that kind may load the place, else why it does not. A name
-that is not a directory may be a hub id; the engine itself says what is wrong with a bad one.
+Each function returns None if an engine of that kind may load the place, else why it does not. A
+name that is not a directory may be a hub id; the engine itself says what is wrong with a bad one.
 """
 
 from __future__ import annotations

@@ -19,12 +19,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as PILImage
 
-from ume_qwen.cache import ByteCache
 from ume_core.conventions import OFFICIAL
 from ume_core.errors import CheckpointError, InvalidItem, LimitExceeded
 from ume_core.fetch import Access, read_source
 from ume_core.items import Image, Video
 from ume_core.media import load_video, open_image
+from ume_qwen.cache import ByteCache
 from ume_qwen.sizes import (
     FACTOR,
     MERGE,

@@ -172,7 +172,9 @@ class Renderer:
         key = blake2b(array[:prefix].tobytes(), digest_size=16)
         for visual in media[:constant_media]:
             key.update(visual.digest)
-        return RenderedPrompt(array, positions, media, tuple(starts), disc_index, prefix, key.digest())
+        return RenderedPrompt(
+            array, positions, media, tuple(starts), disc_index, prefix, key.digest()
+        )
 
     def check_text(self, item: Item) -> None:
         """Refuse text beyond `Limits.text_chars`."""

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ume_core.embedder import Embedder
-from ume_core.options import LoadOptions
 from ume_core.loading import load as load_model
+from ume_core.options import LoadOptions
 
 DEFAULT_MODEL = "ume-nano"
 

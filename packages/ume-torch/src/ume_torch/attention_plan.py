@@ -103,7 +103,9 @@ class AttentionPlan:
         self, varlen: Varlen, q: Tensor, k: Tensor, v: Tensor, layer: int, layout: _Layout
     ) -> Tensor:
         if layout.index is not None:
-            cached = [self.prefixes[n.prefix or b""][layer] for n in self.pack.nodes if n.offset < 0]
+            cached = [
+                self.prefixes[n.prefix or b""][layer] for n in self.pack.nodes if n.offset < 0
+            ]
             k = torch.cat([*(kv[0] for kv in cached), k])[layout.index]
             v = torch.cat([*(kv[1] for kv in cached), v])[layout.index]
         return varlen(q, k, v, layout.queries, layout.keys, causal=True)

@@ -18,8 +18,8 @@ from torch import Tensor
 from ume_core.errors import CheckpointError
 from ume_qwen.pack import Pack
 from ume_torch.attention import Varlen
-from ume_torch.kv import KeyValues, LayerKV
 from ume_torch.attention_plan import AttentionPlan
+from ume_torch.kv import KeyValues, LayerKV
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,9 @@ class Decoder:
         cos, sin = self._angles(torch.from_numpy(pack.positions()).to(device), embeds.dtype)
         plan = AttentionPlan(pack, prefixes, device, self.varlen)
         x = embeds
-        new_prefixes: dict[bytes, LayerKV] = {n.prefix: [] for n in pack.computed if n.prefix is not None}
+        new_prefixes: dict[bytes, LayerKV] = {
+            n.prefix: [] for n in pack.computed if n.prefix is not None
+        }
         rows: list[LayerKV] = [[] for _ in pack.prompts] if keep else []
         for number, layer in enumerate(self.layers):
             attn, last = layer.self_attn, number == len(self.layers) - 1

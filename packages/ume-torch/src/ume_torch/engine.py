@@ -14,11 +14,11 @@ from ume_core.embedder import Sampling
 from ume_core.errors import CheckpointError, InvalidOption, UmeError
 from ume_core.options import LoadOptions
 from ume_core.prompts import ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
+from ume_core.results import Record, Sample, Vectors
+from ume_core.signature import Mode
 from ume_qwen.checkpoint import find_checkpoint
 from ume_qwen.embedder import Output, Outputs, Prepared, QwenEmbedder, unit
 from ume_qwen.render import RenderedPrompt
-from ume_core.results import Record, Sample, Vectors
-from ume_core.signature import Mode
 from ume_torch.answers import split_answer
 from ume_torch.checkpoint import load_model
 from ume_torch.gen_cache import GenCache
@@ -62,9 +62,7 @@ class TorchEmbedder(QwenEmbedder):
             InvalidOption: the device, dtype or attention cannot be had here.
         """
         try:
-            self._load(
-                model, options or LoadOptions(), engine_options or TorchOptions(), kernels
-            )
+            self._load(model, options or LoadOptions(), engine_options or TorchOptions(), kernels)
         except UmeError:
             raise
         except Exception as error:  # what foreign files can make parsers raise has no end

@@ -18,9 +18,9 @@ import numpy as np
 
 from ume_core.embedder import Sampling
 from ume_core.errors import InvalidOption
-from ume_qwen.render import RenderedPrompt
 from ume_core.results import Record, Sample, Vectors
 from ume_core.signature import Signature
+from ume_qwen.render import RenderedPrompt
 
 _TABLE = """CREATE TABLE IF NOT EXISTS answers (
     key BLOB PRIMARY KEY, record TEXT NOT NULL, disc BLOB NOT NULL, gen BLOB NOT NULL

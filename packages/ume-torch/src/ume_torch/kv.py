@@ -50,8 +50,8 @@ class KeyValues:
         self.shape = shape
         self.lengths: list[int] = []
         self.version = 0
-        self._keys = [self._room(0, 0) for _ in range(shape.layers)]
-        self._values = [self._room(0, 0) for _ in range(shape.layers)]
+        self._keys = [self.allocate(0, 0) for _ in range(shape.layers)]
+        self._values = [self.allocate(0, 0) for _ in range(shape.layers)]
 
     @property
     def nbytes(self) -> int:
@@ -105,7 +105,7 @@ class KeyValues:
         self.version += 1
         for tensors in (self._keys, self._values):
             for layer in range(len(tensors)):
-                tensors[layer] = self._room(0, 0)
+                tensors[layer] = self.allocate(0, 0)
 
     def _reshape(self, rows: int, longest: int) -> None:
         """Grow to hold that many rows and tokens, one tensor at a time.
@@ -118,12 +118,12 @@ class KeyValues:
                 if rows <= old.shape[0] and longest <= old.shape[2]:
                     continue
                 self.version += 1
-                new = self._room(rows, max(self._rounded(longest), old.shape[2]))
+                new = self.allocate(rows, max(self._rounded(longest), old.shape[2]))
                 kept = min(have, old.shape[0])
                 new[:kept, :, : old.shape[2]] = old[:kept]
                 tensors[layer] = new
 
-    def _room(self, rows: int, tokens: int) -> Tensor:
+    def allocate(self, rows: int, tokens: int) -> Tensor:
         s = self.shape
         # Zeros, not leftovers: masked places are multiplied by zero, and NaN would survive that.
         return torch.zeros(rows, s.kv_heads, tokens, s.head_dim, dtype=s.dtype, device=s.device)

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ume_qwen.cache import ByteCache
 from ume_core.embedder import Sampling
 from ume_core.errors import LimitExceeded
+from ume_qwen.cache import ByteCache
 from ume_qwen.pack import build_pack
 from ume_qwen.render import RenderedPrompt
 from ume_torch.attention import Varlen, find_varlen
@@ -22,8 +22,8 @@ from ume_torch.decoder import Decoder, Prefilled
 from ume_torch.generate import Pick, Row, Rules, Running, Sampler, greedy
 from ume_torch.kv import KeyValues, LayerKV, Shape
 from ume_torch.linear import packed
-from ume_torch.options import TorchOptions
 from ume_torch.memory import free_bytes, is_out_of_memory, release
+from ume_torch.options import TorchOptions
 from ume_torch.steps import CudaRecorder, Graphed, Plain, Recorder
 from ume_torch.vision import Vision
 
@@ -325,9 +325,7 @@ class Runner:
         warnings.warn(f"ume_torch: {message}", RuntimeWarning, stacklevel=2)
 
 
-def _suitable(
-    device: str, attention: str, dtype: torch.dtype, options: TorchOptions
-) -> Kernels:
+def _suitable(device: str, attention: str, dtype: torch.dtype, options: TorchOptions) -> Kernels:
     """The kernels that suit a device."""
     varlen = find_varlen(attention, device, str(dtype).removeprefix("torch."))
     place = torch.device(device)
@@ -346,7 +344,9 @@ class _Line:
         hold: most rows for now; a prompt did not fit beside as many.
     """
 
-    def __init__(self, prompts: Iterator[tuple[int, RenderedPrompt]], samples: int, rows: int) -> None:
+    def __init__(
+        self, prompts: Iterator[tuple[int, RenderedPrompt]], samples: int, rows: int
+    ) -> None:
         self._source, self._samples = prompts, samples
         self.rows = self.at_once = self.hold = rows
         self._front: deque[_Waiting] = deque()

@@ -32,7 +32,7 @@ from ume_core.options import LoadOptions
 from ume_qwen.checkpoint import find_checkpoint
 from ume_qwen.prepare import Preparer
 from ume_qwen.render import RenderedPrompt
-from ume_torch.checkpoint import save_weights, load_model
+from ume_torch.checkpoint import load_model, save_weights
 from ume_torch.linear import cpu_has_bfloat16
 from ume_train.data import Example, PairBatch, PairSource
 from ume_train.forward import prompt_states
@@ -245,7 +245,9 @@ class Trainer:
         teacher = torch.from_numpy(batch.teacher) if batch.teacher is not None else None
         return Prepared(prompts, learn_from, gen_index, teacher)
 
-    def _with_answer(self, rendered: RenderedPrompt, example: Example) -> tuple[RenderedPrompt, int]:
+    def _with_answer(
+        self, rendered: RenderedPrompt, example: Example
+    ) -> tuple[RenderedPrompt, int]:
         """Prompt and answer as one sequence, and the index of the first token to learn."""
         answered = example.answer
         if answered is None:

@@ -70,7 +70,7 @@ def choose_provider(provider: str, device: str) -> str:
             fix="pip install 'onnxruntime-gpu>=1.24.1'",
         )
     if provider == "tensorrt":
-        _check_tensorrt(installed_tensorrt())
+        check_tensorrt(installed_tensorrt())
     if provider != "cpu":
         _load_libraries(provider)
     return provider
@@ -95,7 +95,7 @@ def installed_tensorrt() -> str | None:
     return None
 
 
-def _check_tensorrt(found: str | None) -> None:
+def check_tensorrt(found: str | None) -> None:
     """Refuse a TensorRT that the provider of PyPI's onnxruntime-gpu cannot load.
 
     Raises:

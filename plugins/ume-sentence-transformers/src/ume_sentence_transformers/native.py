@@ -12,10 +12,9 @@ import json
 import shutil
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-from ume_qwen.directories import new_directory
 from ume_qwen.checkpoint import find_checkpoint
+from ume_qwen.directories import new_directory
 
 _TEMPLATE = "disc_emb"
 _MODULES = [

@@ -5,6 +5,7 @@ Everything but TensorRT itself, so that it can be tested against any runtime of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -48,7 +49,7 @@ class ProfiledRunner:
     pack_tokens = 1 << 20
 
     def __init__(
-        self, points: PointRunner, profiles: Profiles, inputs: dict[str, Inputs], directory: Path
+        self, points: PointRunner, profiles: Profiles, inputs: Mapping[str, Inputs], directory: Path
     ) -> None:
         """Put a runner together.
 

@@ -3,8 +3,8 @@
 A profile gives every dynamic axis of a graph its least, best and most size. A request runs at a
 *point*: its sizes padded up to a coarse grid, so that few captured CUDA graphs serve all requests.
 Padding is exact: rows, images and visual states beyond the request's are ignored, and tokens that
-are added belong to no prompt (see `ume_qwen.exported.inputs`). Patches cannot be padded (every patch
-sees every other).
+are added belong to no prompt (see `ume_qwen.exported.inputs`). Patches cannot be padded: every
+patch sees every other.
 """
 
 from __future__ import annotations

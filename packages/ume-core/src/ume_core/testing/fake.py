@@ -19,8 +19,8 @@ from ume_core.embedder import (
 from ume_core.errors import UmeError
 from ume_core.fetch import Access
 from ume_core.items import Image, Item, ItemLike, Text
-from ume_core.options import LoadOptions
 from ume_core.media import load_video, open_image
+from ume_core.options import LoadOptions
 from ume_core.results import EmbeddingResult, Record, Sample, Vectors
 from ume_core.signature import Mode, Signature
 

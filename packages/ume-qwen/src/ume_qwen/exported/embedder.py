@@ -154,7 +154,7 @@ class ExportedEmbedder(QwenEmbedder):
             runner: what runs the graphs.
             options: how it was loaded.
             arithmetic: what signatures call the arithmetic, where it is not the export's precision.
-            media_cache_bytes: visual states kept, so that an image seen again is not computed again.
+            media_cache_bytes: bytes of visual states kept for images that come again.
         """
         self.name, self.export, self.runner = name, export, runner
         super().__init__(

@@ -1,4 +1,4 @@
-"""Running ume-export, which lives in an environment of its own (Optimum's exporter pins versions)."""
+"""Running ume-export in its own environment, whose versions Optimum's exporter pins."""
 
 from __future__ import annotations
 

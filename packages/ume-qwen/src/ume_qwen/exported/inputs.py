@@ -3,7 +3,7 @@
 `vision_encoder` computes images of one size at a time: no attention crosses images, no padding, no
 quadratic mask over a batch. `text_encoder` takes prompts packed end to end, every shared beginning
 once, and returns unit vectors; its mask is quadratic in the pack, so packs are bounded. What all
-prompts begin with (`ume_qwen.exported.prefix`) it does not compute: its keys and values are constants.
+prompts begin with (`ume_qwen.exported.prefix`) is not computed: its keys and values are constants.
 What depends on the data in ways a graph expresses badly (patch rotations, window layout, M-RoPE
 positions, where visual states go) is computed here, in numpy, for ONNX Runtime and TensorRT alike.
 """

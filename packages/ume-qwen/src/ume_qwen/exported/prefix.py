@@ -1,7 +1,7 @@
 """The beginning of prompts whose keys and values an exported text graph holds as constants.
 
-It is the prefix of a text-only prompt: system turn, start of the user turn, blank image. Prompts with
-media of their own, and those without the blank image, begin with a part of it.
+It is the prefix of a text-only prompt: system turn, start of the user turn, blank image. Prompts
+with media of their own, and those without the blank image, begin with a part of it.
 """
 
 from __future__ import annotations

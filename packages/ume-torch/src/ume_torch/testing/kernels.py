@@ -20,6 +20,7 @@ class Kernel:
         self, q: Any, k: Any, v: Any, *, cu_seqlens_q: Any, cu_seqlens_k: Any, max_seqlen_q: int,
         max_seqlen_k: int, causal: bool,
     ) -> Any:  # fmt: skip
+        """flash-attn's `flash_attn_varlen_func`."""
         self.calls += 1
         assert cu_seqlens_q.dtype == cu_seqlens_k.dtype == torch.int32
         assert int(cu_seqlens_q[-1]) == len(q) and int(cu_seqlens_k[-1]) == len(k) == len(v)
@@ -41,6 +42,7 @@ class Kernel:
         self, query: Any, key: Any, value: Any, cu_seq_q: Any, cu_seq_k: Any, max_q: int,
         max_k: int, *, window_size: tuple[int, int] = (-1, -1), enable_gqa: bool = False,
     ) -> Any:  # fmt: skip
+        """torch's `torch.nn.attention.varlen.varlen_attn`."""
         assert enable_gqa and window_size in ((-1, 0), (-1, -1))
         return self.flash_attn(
             query, key, value, cu_seqlens_q=cu_seq_q, cu_seqlens_k=cu_seq_k, max_seqlen_q=max_q,
