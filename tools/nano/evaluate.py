@@ -187,6 +187,7 @@ class Evaluation:
         return Item((Text(", ".join(c.keywords[:4]) or c.label),))
 
     def picture(self, concept: int, style: str) -> Item:
+        """A drawing of a concept in a style, as an item."""
         rgba = drawing.sprite(self.sheet, concept, style)
         canvas = drawing.single(rgba, SIDE, None, drawing.COLOURS["white"])
         return _image(drawing.to_bytes(canvas))

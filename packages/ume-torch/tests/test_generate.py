@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ume_core.embedder import Sampling
 from ume_qwen.tokens import SpecialTokens
-from ume_torch.generate import Row, Rules, Running, Sampler
+from ume_torch.generate import DecodeBatch, Row, Sampler, StopRules
 from ume_torch.kv import KeyValues, Shape
 from ume_torch.steps import Plain
 
@@ -23,11 +23,11 @@ CPU = torch.device("cpu")
 class Script:
     """A decoder whose row `r` says `script[r]`; its state is (prompt, token fed, tokens seen)."""
 
-    def __init__(self, script: Sequence[Sequence[int]], rules: Rules) -> None:
+    def __init__(self, script: Sequence[Sequence[int]], rules: StopRules) -> None:
         self.script = script
         self.steps: list[int] = []
         self.cache = KeyValues(Shape(1, 1, 1, torch.float32, CPU))
-        self.running = Running(
+        self.running = DecodeBatch(
             Plain(self._step), lambda states: states, self.cache, self._pick, rules
         )
 
@@ -68,7 +68,7 @@ class Script:
     ],
 )
 def test_an_answer_ends(script: list[int], ids: list[int], tokens: int, forced: str | None) -> None:
-    model = Script([script], Rules(SPECIAL, 4))
+    model = Script([script], StopRules(SPECIAL, 4))
     model.join([0])
     found = model.run()[0]
     assert (found.ids, found.generated_tokens, found.forced) == (ids, tokens, forced)
@@ -78,7 +78,7 @@ def test_an_answer_ends(script: list[int], ids: list[int], tokens: int, forced: 
 
 def test_finished_rows_leave_and_others_join_while_the_rest_goes_on() -> None:
     script = [[1, 2, 3, GEN], [GEN], [1, GEN], [1, 2, 3, 4, 5], [2, GEN]]
-    model = Script(script, Rules(SPECIAL, 4))
+    model = Script(script, StopRules(SPECIAL, 4))
     model.join([0, 1, 2, 3])
     first = model.running.advance()
     assert [r.prompt for r in first] == [1]
@@ -91,7 +91,7 @@ def test_finished_rows_leave_and_others_join_while_the_rest_goes_on() -> None:
 
 
 def test_rows_thrown_out_leave_nothing_behind() -> None:
-    model = Script([[1, 2, GEN]] * 3, Rules(SPECIAL, 9))
+    model = Script([[1, 2, GEN]] * 3, StopRules(SPECIAL, 9))
     model.join([0, 1, 2])
     model.running.advance()
     assert [r.prompt for r in model.running.abandon()] == [0, 1, 2]
@@ -101,7 +101,7 @@ def test_rows_thrown_out_leave_nothing_behind() -> None:
 
 
 def test_a_given_beginning_is_fed_and_not_counted() -> None:
-    model = Script([[3, GEN]], Rules(SPECIAL, 2))
+    model = Script([[3, GEN]], StopRules(SPECIAL, 2))
     model.join([0], given=[11, 12])
     row = model.run()[0]
     assert (row.ids, row.generated_tokens, row.forced) == ([11, 12, 3, GEN], 2, None)
@@ -109,7 +109,9 @@ def test_a_given_beginning_is_fed_and_not_counted() -> None:
 
 def test_thinking_is_closed_at_its_budget_unless_it_closed_itself() -> None:
     close = (20, 21)
-    rules = Rules(SPECIAL, 9, thinking_budget=2, close=close, closed=lambda ids: 20 in ids)
+    rules = StopRules(
+        SPECIAL, 9, thinking_budget=2, think_end_ids=close, thinking_done=lambda ids: 20 in ids
+    )
     model = Script([[1, 2, 3, 4, GEN], [20, 5, 6, GEN], [1, GEN]], rules)
     model.join([0, 1, 2])
     done = model.run()

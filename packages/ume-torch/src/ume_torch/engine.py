@@ -22,7 +22,7 @@ from ume_qwen.render import RenderedPrompt
 from ume_torch.answers import split_answer
 from ume_torch.checkpoint import load_model
 from ume_torch.gen_cache import GenCache
-from ume_torch.generate import Row, Rules
+from ume_torch.generate import Row, StopRules
 from ume_torch.linear import cpu_has_bfloat16, pack_linears
 from ume_torch.options import TorchOptions
 from ume_torch.runner import Generated, Kernels, Runner
@@ -131,7 +131,7 @@ class TorchEmbedder(QwenEmbedder):
                 begun[index] = len(item.ids), item.warnings
                 yield index, item
 
-        for made in self.runner.gen(uncached(), self._rules(budget), sampling, self._script()):
+        for made in self.runner.gen(uncached(), self._rules(budget), sampling, self._beginning()):
             yield from ready
             ready.clear()
             if isinstance(made, tuple):
@@ -147,19 +147,19 @@ class TorchEmbedder(QwenEmbedder):
             yield made.number, output
         yield from ready
 
-    def _rules(self, budget: int) -> Rules:
+    def _rules(self, budget: int) -> StopRules:
         encode = self.prepare.tokenizer.encode_trusted
         special = self.prepare.tokenizer.special
         if self.options.thinking != "short":
-            return Rules(special, budget)
-        close = tuple(encode(f"{THINK_CLOSE}{ANSWER_OPEN}"))
+            return StopRules(special, budget)
+        end = tuple(encode(f"{THINK_CLOSE}{ANSWER_OPEN}"))
         decode = self.prepare.tokenizer.decode
-        return Rules(
-            special, budget, self.options.thinking_tokens, close,
+        return StopRules(
+            special, budget, self.options.thinking_tokens, end,
             lambda ids: THINK_CLOSE in decode(ids),
         )  # fmt: skip
 
-    def _script(self) -> list[int]:
+    def _beginning(self) -> list[int]:
         """The beginning of every answer that is given, not chosen."""
         tokenizer = self.prepare.tokenizer
         if self.options.thinking == "skip":

@@ -1,7 +1,7 @@
 """Continuous decoding that keeps one vector per row: the state of its own `<gen_emb>`.
 
-Rows join a running batch when there is room and leave it when they are done. Rules (each a bug of
-the published `eval_twomode.py` @55e5512): `<gen_emb>` counts only among generated tokens; a row
+Rows join a running batch when there is room and leave it when they are done. The rules (each a bug
+of the published `eval_twomode.py` @55e5512): `<gen_emb>` counts only among generated tokens; a row
 ends at its first `<gen_emb>`; the state is the forward pass *of* that token, also when it was the
 last one allowed; a row that ends or runs out without it gets `<gen_emb>` appended and says so.
 """
@@ -26,20 +26,22 @@ class Row:
     """One generation of one prompt.
 
     Attributes:
-        prompt: the caller's number for its prompt. sample: which of the prompt's samples.
+        prompt: the caller's number for its prompt.
+        sample: which of the prompt's samples.
         position: M-RoPE position of its next token.
         state: (hidden,) final-norm state: of the prompt's last token until the row is done, then
             of `<gen_emb>`.
-        script: tokens to feed before the model chooses any (the answer's given beginning).
-        ids: generated tokens, `<gen_emb>` included. forced: why `<gen_emb>` was appended, or None.
-        given: how many of `ids` came from scripts.
+        forced_ids: tokens to feed before the model chooses any (the answer's given beginning).
+        ids: generated tokens, `<gen_emb>` included.
+        forced: why `<gen_emb>` was appended, or None.
+        given: how many of `ids` came from `forced_ids`.
     """
 
     prompt: int
     sample: int
     position: int
     state: Tensor
-    script: list[int] = field(default_factory=list[int])
+    forced_ids: list[int] = field(default_factory=list[int])
     ids: list[int] = field(default_factory=list[int])
     forced: str | None = None
     given: int = 0
@@ -59,24 +61,24 @@ class Pick(Protocol):
 
 
 @dataclass(frozen=True)
-class Rules:
+class StopRules:
     """How answers end.
 
     Attributes:
         budget: tokens a row may choose itself.
-        thinking_budget: of these, tokens before `close` is fed; None for no such bound.
-        close: the tokens that end the thinking and open the answer.
-        closed: whether generated tokens show that the thinking has ended by itself.
+        thinking_budget: of these, tokens before `think_end_ids` are fed; None for no such bound.
+        think_end_ids: the tokens that end the thinking and open the answer.
+        thinking_done: whether generated tokens show that the thinking has ended by itself.
     """
 
     special: SpecialTokens
     budget: int
     thinking_budget: int | None = None
-    close: tuple[int, ...] = ()
-    closed: Callable[[list[int]], bool] = lambda ids: False
+    think_end_ids: tuple[int, ...] = ()
+    thinking_done: Callable[[list[int]], bool] = lambda ids: False
 
 
-class Running:
+class DecodeBatch:
     """The rows that are decoding."""
 
     def __init__(
@@ -85,7 +87,7 @@ class Running:
         lm_head: Callable[[Tensor], Tensor],
         cache: KeyValues,
         pick: Pick,
-        rules: Rules,
+        rules: StopRules,
     ) -> None:
         self._steps, self._lm_head = steps, lm_head
         self.cache, self._pick, self._rules = cache, pick, rules
@@ -138,15 +140,15 @@ class Running:
 
     def _choose(self) -> list[int]:
         """The token each row is fed next."""
-        places = [p for p, r in enumerate(self.rows) if not r.script]
+        places = [p for p, r in enumerate(self.rows) if not r.forced_ids]
         chosen: Iterator[int] = iter(())
         if places and self._states is not None:
             states = self._states if len(places) == len(self.rows) else self._states[places]
             chosen = iter(self._pick(self._lm_head(states), [self.rows[p] for p in places]))
         fed: list[int] = []
         for row in self.rows:
-            if row.script:
-                fed.append(row.script.pop(0))
+            if row.forced_ids:
+                fed.append(row.forced_ids.pop(0))
                 row.given += 1
             else:
                 fed.append(self._next(row, next(chosen)))
@@ -164,11 +166,11 @@ class Running:
             token != special.gen
             and rules.thinking_budget is not None
             and used == rules.thinking_budget
-            and not rules.closed(row.ids)
+            and not rules.thinking_done(row.ids)
         ):
-            row.script = list(rules.close[1:])
+            row.forced_ids = list(rules.think_end_ids[1:])
             row.given += 1
-            return rules.close[0]
+            return rules.think_end_ids[0]
         return special.gen if row.forced is not None else token
 
 

@@ -124,6 +124,7 @@ class KeyValues:
                 tensors[layer] = new
 
     def allocate(self, rows: int, tokens: int) -> Tensor:
+        """New room for one layer's keys or values, (rows, KV heads, tokens, dim)."""
         s = self.shape
         # Zeros, not leftovers: masked places are multiplied by zero, and NaN would survive that.
         return torch.zeros(rows, s.kv_heads, tokens, s.head_dim, dtype=s.dtype, device=s.device)

@@ -1,9 +1,8 @@
-"""Packs and running rows on one device: what runs together, and what to do without memory."""
+"""Batch formation, admission and out-of-memory recovery on one device."""
 
 from __future__ import annotations
 
 import warnings
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,11 +18,12 @@ from ume_qwen.pack import build_pack
 from ume_qwen.render import RenderedPrompt
 from ume_torch.attention import Varlen, find_varlen
 from ume_torch.decoder import Decoder, Prefilled
-from ume_torch.generate import Pick, Row, Rules, Running, Sampler, greedy
+from ume_torch.generate import DecodeBatch, Pick, Row, Sampler, StopRules, greedy
 from ume_torch.kv import KeyValues, LayerKV, Shape
 from ume_torch.linear import packed
 from ume_torch.memory import free_bytes, is_out_of_memory, release
 from ume_torch.options import TorchOptions
+from ume_torch.scheduler import Capacity, Entry, Scheduler
 from ume_torch.steps import CudaRecorder, Graphed, Plain, Recorder
 from ume_torch.vision import Vision
 
@@ -38,19 +38,14 @@ class Generated:
     """All samples of one prompt, done.
 
     Attributes:
-        number: the caller's number. disc: (hidden,) state of `<disc_emb>`.
+        number: the caller's number of the prompt.
+        disc: the state of `<disc_emb>`, (hidden,).
+        rows: its finished samples, in order.
     """
 
     number: int
     disc: Tensor
     rows: list[Row]
-
-
-@dataclass
-class _Waiting:
-    number: int
-    prompt: RenderedPrompt
-    samples: list[int]
 
 
 @dataclass(frozen=True)
@@ -144,16 +139,16 @@ class Runner:
         if len(prompts) == 1:
             return [_too_large(prompts[0])]
         self.pack_tokens = max(256, self.pack_tokens // 2)
-        self._say(f"out of memory with {len(prompts)} items at once: going on with half")
+        self._warn(f"out of memory with {len(prompts)} items at once: going on with half")
         middle = len(prompts) // 2
         return [*self.disc(prompts[:middle]), *self.disc(prompts[middle:])]
 
     def gen(
         self,
         prompts: Iterator[tuple[int, RenderedPrompt]],
-        rules: Rules,
+        rules: StopRules,
         sampling: Sampling | None,
-        script: Sequence[int] = (),
+        beginning: Sequence[int] = (),
     ) -> Iterator[Generated | tuple[int, LimitExceeded]]:
         """Decode prompts as they come; yields them as they finish, in no fixed order.
 
@@ -161,48 +156,44 @@ class Runner:
             prompts: the caller's numbers and prompts; read only as room appears.
             rules: how answers end.
             sampling: how tokens are sampled; None is greedy.
-            script: the given beginning of every answer.
+            beginning: the given beginning of every answer.
         """
         samples = sampling.n if sampling is not None else 1
         pick = self.pick or (Sampler(sampling) if sampling is not None else greedy)
-        line = _Line(prompts, samples, max(samples, 1 if self._invariant else self.rows))
+        most = max(samples, 1 if self._invariant else self.rows)
+        scheduler = Scheduler(prompts, samples, most)
         step = self.decoder.step
         steps = Plain(step) if self.recorder is None else Graphed(step, self.recorder)
-        run = Running(steps, self._lm_head, KeyValues(self.shape), pick, rules)
+        batch = DecodeBatch(steps, self._lm_head, KeyValues(self.shape), pick, rules)
         try:
-            yield from self._decode(line, run, samples, script)
+            yield from self._decode(scheduler, batch, samples, beginning)
         finally:
             steps.close()
 
     def _decode(
-        self, line: _Line, run: Running, samples: int, script: Sequence[int]
+        self, scheduler: Scheduler, batch: DecodeBatch, samples: int, beginning: Sequence[int]
     ) -> Iterator[Generated | tuple[int, LimitExceeded]]:
         found: dict[int, Generated] = {}
         room = int(free_bytes(self.device) * _KV_SHARE)
         while True:
-            # Few at a time would make many small prefills: wait until a quarter is free.
-            room_for = min(line.rows, line.hold) - len(run)
-            if len(run) == 0 or room_for >= max(1, line.rows // 4):
-                yield from self._admit(line, run, room, found, script)
-            if len(run) == 0:
-                if line.peek() is None:
+            if scheduler.has_room(len(batch)):
+                yield from self._start(scheduler, batch, room, found, beginning)
+            if len(batch) == 0:
+                if scheduler.exhausted:
                     return
                 continue
-            grown = run.cache.bytes_for(len(run), max(run.cache.lengths) + 1)
-            crowded = grown > room and len(run) > 1
-            done = None if crowded else self._advance(run)
+            grown = batch.cache.bytes_for(len(batch), max(batch.cache.lengths) + 1)
+            crowded = grown > room and len(batch) > 1
+            done = None if crowded else self._advance(batch)
             if done is None:
                 # A step that failed midway leaves rows and cache half advanced: all start again.
-                rows = run.abandon()
-                if len(rows) == 1 and line.tried_again(rows[0].prompt):
-                    number = rows[0].prompt
-                    yield number, _too_large(line.prompt(number))
-                    line.give_up(number)
-                    found.pop(number, None)
+                rows = batch.abandon()
+                impossible = scheduler.step_failed([(r.prompt, r.sample) for r in rows])
+                if impossible is not None:
+                    found.pop(rows[0].prompt, None)
+                    yield rows[0].prompt, _too_large(impossible)
                     continue
-                line.rows = max(1, len(rows) // 2)
-                line.put_back(rows)
-                self._say(f"out of memory while decoding: going on with {line.rows} rows")
+                self._warn(f"out of memory while decoding: going on with {scheduler.rows} rows")
                 continue
             for row in done:
                 entry = found[row.prompt]
@@ -210,93 +201,72 @@ class Runner:
                 if len(entry.rows) == samples:
                     entry.rows.sort(key=lambda r: r.sample)
                     del found[row.prompt]
-                    line.forget(row.prompt)
+                    scheduler.done(row.prompt)
                     yield entry
-            if len(run) == 0:
-                line.reopen()
+            if len(batch) == 0:
+                scheduler.idle()
 
-    def _advance(self, run: Running) -> list[Row] | None:
+    def _advance(self, batch: DecodeBatch) -> list[Row] | None:
         """One step of all rows; None where memory does not suffice for so many."""
         try:
             with torch.inference_mode():
-                return run.advance()
+                return batch.advance()
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
         return None
 
-    def _admit(
+    def _start(
         self,
-        line: _Line,
-        run: Running,
+        scheduler: Scheduler,
+        batch: DecodeBatch,
         room: int,
         found: dict[int, Generated],
-        script: Sequence[int],
+        beginning: Sequence[int],
     ) -> Iterator[tuple[int, LimitExceeded]]:
         """Prefill waiting prompts and let their rows join, as many as fit."""
-        taken: list[_Waiting] = []
-        tokens = rows = 0
-        longest = max(run.cache.lengths, default=0)
-        while (entry := line.peek()) is not None:
-            length, wanted = len(entry.prompt.ids), min(len(entry.samples), line.rows)
-            size = run.cache.bytes_for(len(run) + rows + wanted, max(longest, length) + 1)
-            crowded = len(run) + rows + wanted > min(line.rows, line.hold) or size > room
-            full = tokens + length > self.pack_tokens or len(taken) == line.at_once
-            if (run.rows or taken) and (crowded or full):
-                break
-            taken.append(line.take())
-            longest, tokens = max(longest, length), tokens + length
-            rows += len(taken[-1].samples)
-            if self._invariant:
-                break
+        capacity = Capacity(batch.cache.bytes_for, room, self.pack_tokens)
+        longest = max(batch.cache.lengths, default=0)
+        taken = scheduler.admit(len(batch), longest, capacity, alone=self._invariant)
         if not taken:
             return
         try:
             asked = [(e.prompt.disc_index, len(e.prompt.ids) - 1) for e in taken]
             filled = self._prefill([e.prompt for e in taken], asked, keep=True)
-            self._join(run, taken, filled, found, script)
-            line.hold = line.rows
+            self._join(batch, taken, filled, found, beginning)
+            scheduler.started()
             return
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
         release(self.device)
-        alone = len(run) == 0 and len(taken) == 1 and len(taken[0].samples) == 1
-        if alone and line.tried_again(taken[0].number):
-            number = taken[0].number
-            line.give_up(number)
-            found.pop(number, None)
-            yield number, _too_large(taken[0].prompt)
+        impossible = scheduler.prefill_failed(taken, len(batch))
+        if impossible is not None:
+            found.pop(taken[0].number, None)
+            yield taken[0].number, _too_large(impossible)
             return
-        self._say(f"out of memory with {rows} rows to start at once: going on with fewer")
-        if len(taken) > 1:
-            line.at_once = len(taken) // 2
-        elif len(run) > 0:  # no more join before some have left
-            line.hold = len(run)
-        else:
-            line.rows = max(1, rows // 2)
-        for entry in reversed(taken):
-            line.push(entry)
+        rows = sum(len(e.samples) for e in taken)
+        self._warn(f"out of memory with {rows} rows to start at once: going on with fewer")
 
     def _join(
         self,
-        run: Running,
-        taken: list[_Waiting],
+        batch: DecodeBatch,
+        taken: list[Entry],
         filled: Prefilled,
         found: dict[int, Generated],
-        script: Sequence[int],
+        beginning: Sequence[int],
     ) -> None:
         rows: list[Row] = []
         kv: list[LayerKV] = []
-        for number, entry in enumerate(taken):
-            disc, last = filled.states[2 * number], filled.states[2 * number + 1]
+        for index, entry in enumerate(taken):
+            disc, last = filled.states[2 * index], filled.states[2 * index + 1]
             found.setdefault(entry.number, Generated(entry.number, disc.clone(), []))
             following = int(entry.prompt.positions.max()) + 1
             for sample in entry.samples:
-                rows.append(Row(entry.number, sample, following, last, list(script)))
-                kv.append(filled.rows[number])
+                rows.append(Row(entry.number, sample, following, last, list(beginning)))
+                kv.append(filled.rows[index])
         with torch.inference_mode():
-            run.add(rows, kv)
+            batch.add(rows, kv)
 
     @torch.inference_mode()
     def _prefill(
@@ -320,7 +290,7 @@ class Runner:
             self._prefixes.put(key, kv)
         return filled
 
-    def _say(self, message: str) -> None:
+    def _warn(self, message: str) -> None:
         release(self.device)
         warnings.warn(f"ume_torch: {message}", RuntimeWarning, stacklevel=2)
 
@@ -334,78 +304,6 @@ def _suitable(device: str, attention: str, dtype: torch.dtype, options: TorchOpt
         return Kernels(varlen)
     # Graphs are recorded again whenever the room has grown.
     return Kernels(varlen, CudaRecorder(place), block=256)
-
-
-class _Line:
-    """Prompts that wait to be decoded, and those that are.
-
-    Attributes:
-        rows: most rows that may run together. at_once: most prompts of one prefill.
-        hold: most rows for now; a prompt did not fit beside as many.
-    """
-
-    def __init__(
-        self, prompts: Iterator[tuple[int, RenderedPrompt]], samples: int, rows: int
-    ) -> None:
-        self._source, self._samples = prompts, samples
-        self.rows = self.at_once = self.hold = rows
-        self._front: deque[_Waiting] = deque()
-        self._running: dict[int, RenderedPrompt] = {}
-        self._failed_alone: set[int] = set()
-
-    def peek(self) -> _Waiting | None:
-        """The next one, left in its place."""
-        if not self._front:
-            following = next(self._source, None)
-            if following is None:
-                return None
-            self._front.append(_Waiting(*following, list(range(self._samples))))
-        return self._front[0]
-
-    def reopen(self) -> None:
-        """Nothing runs: what did not fit beside others may now."""
-        self.at_once = self.hold = self.rows
-
-    def take(self) -> _Waiting:
-        """The one that `peek` showed, with no more samples than may run together."""
-        entry = self._front.popleft()
-        if len(entry.samples) > self.rows:
-            rest = entry.samples[self.rows :]
-            self.push(_Waiting(entry.number, entry.prompt, rest))
-            entry = _Waiting(entry.number, entry.prompt, entry.samples[: self.rows])
-        self._running[entry.number] = entry.prompt
-        return entry
-
-    def push(self, entry: _Waiting) -> None:
-        """Put one back to the front."""
-        self._front.appendleft(entry)
-
-    def put_back(self, rows: Sequence[Row]) -> None:
-        """Rows that were thrown out start again from their prompt."""
-        again: dict[int, list[int]] = {}
-        for row in rows:
-            again.setdefault(row.prompt, []).append(row.sample)
-        for number, samples in again.items():
-            self.push(_Waiting(number, self._running[number], samples))
-
-    def prompt(self, number: int) -> RenderedPrompt:
-        """A prompt that was taken."""
-        return self._running[number]
-
-    def tried_again(self, number: int) -> bool:
-        """Whether a prompt failed alone before; memory may have been short for a moment only."""
-        again = number in self._failed_alone
-        self._failed_alone.add(number)
-        return again
-
-    def forget(self, number: int) -> None:
-        """A prompt is done."""
-        self._running.pop(number, None)
-
-    def give_up(self, number: int) -> None:
-        """A prompt cannot be done; what waits of it does not start."""
-        self.forget(number)
-        self._front = deque(e for e in self._front if e.number != number)
 
 
 def _too_large(prompt: RenderedPrompt) -> LimitExceeded:
