@@ -79,6 +79,8 @@ def test_nothing_touches_another_objects_underscored_names() -> None:
     for path in _sources():
         for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
             code = line.split("#")[0]
+            if "torch.ops." in code:  # how torch names its operators
+                continue
             found += [f"{path}:{number}: {hit}" for hit in reached.findall(code)]
             if re.match(r"\s*from ume_\w+(\.\w+)* import .*(?<!\w)_[a-z]", code):
                 found.append(f"{path}:{number}: {code.strip()}")
