@@ -44,12 +44,14 @@ class Record:
         reason: the error of a failed item, or why it was forced.
         prompt_tokens: tokens of its prompt, visual ones included.
         samples: its generations, empty in disc mode.
+        warnings: what was noticed about the item that did not stop it, as sentences.
     """
 
     status: Status
     reason: str | None = None
     prompt_tokens: int = 0
     samples: tuple[Sample, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def thinking(self) -> str:

@@ -178,7 +178,8 @@ class QwenEmbedder(ABC):
                 if isinstance(vector, UmeError):
                     yield index, vector
                 else:
-                    yield index, Output(Record("ok", None, len(prompt.ids)), vector, [])
+                    record = Record("ok", None, len(prompt.ids), warnings=prompt.warnings)
+                    yield index, Output(record, vector, [])
 
     def _result(self, outputs: list[Output], mode: Mode, samples: int) -> EmbeddingResult:
         shape = (len(outputs), samples, self.dimensions)

@@ -22,7 +22,7 @@ from ume_core.cache import ByteCache
 from ume_core.errors import CheckpointError, InvalidItem, LimitExceeded
 from ume_core.fetch import Access, read_source
 from ume_core.items import Image, Video
-from ume_core.media import load_video, open_image
+from ume_core.media import Picture, load_video, open_picture
 from ume_core.sizes import (
     FACTOR,
     MERGE,
@@ -58,6 +58,7 @@ class VisualInput:
         kind: which placeholder token stands for it.
         seconds_per_grid: seconds between temporal patches (Qwen2.5-VL positions); 0 for images.
         digest: of all of these; media with equal digests give equal states.
+        warnings: what was noticed while it was read, as sentences.
     """
 
     patches: Pixels
@@ -65,6 +66,7 @@ class VisualInput:
     kind: Literal["image", "video"]
     digest: bytes
     seconds_per_grid: float = 0.0
+    warnings: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -125,12 +127,12 @@ class Patchifier:
         if isinstance(source, (str, Path, bytes)):
             data = read_source(source, self.access)
             return self._remembered(data, bounds, lambda: self._image(image, data))
-        picture = open_image(image, self.access)
-        key = picture.tobytes() + repr(picture.size).encode()
-        return self._remembered(key, bounds, lambda: self._image(image, None, picture))
+        opened = open_picture(image, self.access)
+        key = opened.image.tobytes() + repr((opened.image.size, opened.warnings)).encode()
+        return self._remembered(key, bounds, lambda: self._image(image, None, opened))
 
     def _image(
-        self, image: Image, data: bytes | None, picture: PILImage.Image | None = None
+        self, image: Image, data: bytes | None, opened: Picture | None = None
     ) -> VisualInput:
         size = (0, 0)
 
@@ -140,14 +142,15 @@ class Patchifier:
             self.check_tokens(1, size)
             return size[1], size[0]
 
-        if picture is None:
-            picture = open_image(image, self.access, data, fit if self._draft else None)
+        if opened is None:
+            opened = open_picture(image, self.access, data, fit if self._draft else None)
+        picture = opened.image
         if size == (0, 0):
             fit(picture.size)
         if picture.size != (size[1], size[0]):
             picture = picture.resize((size[1], size[0]), PILImage.Resampling.BICUBIC)
         pixels = np.asarray(picture)
-        return self._visual(np.stack([pixels, pixels]), "image")
+        return self._visual(np.stack([pixels, pixels]), "image", warnings=opened.warnings)
 
     def _remembered(
         self, content: bytes, bounds: tuple[int | None, ...], make: Callable[[], VisualInput]
@@ -179,17 +182,23 @@ class Patchifier:
         size = smart_resize(height, width, min_pixels=low, max_pixels=high)
         self.check_tokens(len(pictures) // TEMPORAL_PATCH, size)
         pixels = resize_frames(np.stack([np.asarray(p) for p in pictures]), size)
-        return self._visual(pixels, "video", TEMPORAL_PATCH / frames.sample_fps)
+        seconds = TEMPORAL_PATCH / frames.sample_fps
+        return self._visual(pixels, "video", seconds, warnings=frames.warnings)
 
     def _visual(
-        self, frames: npt.NDArray[np.uint8], kind: Literal["image", "video"], seconds: float = 0.0
+        self,
+        frames: npt.NDArray[np.uint8],
+        kind: Literal["image", "video"],
+        seconds: float = 0.0,
+        *,
+        warnings: tuple[str, ...],
     ) -> VisualInput:
         count, height, width, _ = frames.shape
         grid = (count // TEMPORAL_PATCH, height // PATCH, width // PATCH)
         digest = blake2b(f"{kind} {grid} {seconds!r}".encode(), digest_size=16)
         # The bytes before they are cut are a tenth of the patches; both frames of an image are one.
         digest.update((frames if kind == "video" else frames[:1]).tobytes())
-        return VisualInput(self.cut(frames), grid, kind, digest.digest(), seconds)
+        return VisualInput(self.cut(frames), grid, kind, digest.digest(), seconds, warnings)
 
     def _listed_frame(self, video: Video, picture: PILImage.Image) -> PILImage.Image:
         """A frame of a list as qwen-vl-utils 0.0.14 prepares it before the common resize.

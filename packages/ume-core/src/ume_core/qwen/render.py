@@ -51,6 +51,11 @@ class Rendered:
     head: int
     head_key: bytes
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was noticed while its media were read, as sentences."""
+        return tuple(warning for visual in self.media for warning in visual.warnings)
+
     def until(self, length: int) -> Rendered:
         """The first `length` tokens, and the media that begin among them."""
         count = sum(start < length for start in self.media_starts)

@@ -107,7 +107,10 @@ def explain(args: argparse.Namespace) -> int:
 
 
 def report_failures(names: list[str], records: tuple[Record, ...]) -> int:
-    """List failed items on standard error; the exit status."""
+    """List failed items, and what was noticed about others, on standard error; the exit status."""
+    for name, record in zip(names, records, strict=True):
+        for warning in record.warnings:
+            print(f"ume: {name}: warning: {warning}", file=sys.stderr)
     failed = [(n, r) for n, r in zip(names, records, strict=True) if r.status == "failed"]
     for name, record in failed:
         print(f"ume: {name}: {record.reason}", file=sys.stderr)
@@ -210,4 +213,5 @@ def _record(record: Record) -> dict[str, Any]:
         "summary": record.summary,
         "prompt_tokens": record.prompt_tokens,
         "generated_tokens": record.generated_tokens,
+        "warnings": list(record.warnings),
     }
