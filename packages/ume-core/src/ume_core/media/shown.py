@@ -54,10 +54,10 @@ class Shown:
         how = {} if kept else {"width": width, "height": height, "interpolation": "BICUBIC"}
         image = frame.reformat(format="rgb24", **how).to_image()
         if any(component.is_alpha for component in frame.format.components):
-            alpha = frame.reformat(format="rgba", **how).to_image().getchannel("A")
+            alpha = frame.reformat(format="rgba", **how).to_ndarray()[:, :, 3]
             # Recorders leave zeros in an alpha they do not use; a clip of nothing is not meant.
-            if alpha.getextrema()[1] > 0:
-                image = over_white(image, alpha)
+            if alpha.any():
+                image = over_white(image, PILImage.fromarray(alpha))
         return upright(image, self.orientation)
 
 
