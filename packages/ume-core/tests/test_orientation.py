@@ -106,7 +106,7 @@ def test_a_turned_picture_from_a_url_is_upright(
             self.end_headers()
             self.wfile.write(data)
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, format: str, *args: Any) -> None:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
@@ -375,8 +375,8 @@ def _with_cover(path: Path, scene: PILImage.Image, clip: bool) -> Path:
         thumbnail.width = thumbnail.height = 64
         thumbnail.pix_fmt = "yuvj420p"
         thumbnail.disposition = Disposition.attached_pic.value
-        if clip:
-            stream = out.add_stream("libx264", rate=10, options={"crf": "1"})
+        stream = out.add_stream("libx264", rate=10, options={"crf": "1"}) if clip else None
+        if stream is not None:
             stream.width, stream.height, stream.pix_fmt = *scene.size, "yuv420p"
         else:
             sound = out.add_stream("aac", rate=8000)
@@ -386,7 +386,7 @@ def _with_cover(path: Path, scene: PILImage.Image, clip: bool) -> Path:
             out.mux(sound.encode())
         out.mux(thumbnail.encode(cover.reformat(format="yuvj420p")))
         out.mux(thumbnail.encode())
-        if clip:
+        if stream is not None:
             for _ in range(6):
                 out.mux(stream.encode(av.VideoFrame.from_image(scene)))
             out.mux(stream.encode())

@@ -21,7 +21,8 @@ _MOST_BREAKS = 50  # places in a row at which a container may be unreadable befo
 # Decoders that leave out pictures they cannot decode without a word, and hide none on purpose.
 _SILENT = frozenset({"h264", "hevc", "vvc"})
 _RUN = 3  # pictures missing in a row that are damage; single ones may be a frame's second field
-_CUT, _CUT_SHARE = 0.1, 0.02  # seconds, and share of its length, that a file may be short of
+# What a file may be short of the length it states: seconds, a share of it, frames.
+_CUT, _CUT_SHARE, _CUT_FRAMES = 0.1, 0.02, 2
 
 
 @dataclass
@@ -107,7 +108,7 @@ class Reading:
         self.tail = packets.tail
         if self.stream.codec_context.name in _SILENT:
             self.damage.missing = packets.missing()
-        self.damage.cut = self._cut(packets.reach)
+        self.damage.cut = self._cut(packets)
 
     def _decode(self, packet: Any, failure: type[Exception]) -> list[Any]:
         """A packet's frames; none if it is another stream's or cannot be decoded."""
@@ -124,14 +125,15 @@ class Reading:
         self.damage.corrupt += sum(frame.is_corrupt for frame in frames)
         return frames
 
-    def _cut(self, reach: float) -> tuple[float, float] | None:
+    def _cut(self, packets: _Packets) -> tuple[float, float] | None:
         declared = self.container.duration
         if declared is None or not self.container.format.name.startswith(_DECLARING):
             return None
         length = declared / _MICROSECONDS
         # Matroska's counts from zero, others' from the first time stamp.
-        there = max(0.0, reach - min(0, self.container.start_time or 0) / _MICROSECONDS)
-        return (length, there) if length - there > max(_CUT, _CUT_SHARE * length) else None
+        there = max(0.0, packets.reach - min(0, self.container.start_time or 0) / _MICROSECONDS)
+        spare = max(_CUT, _CUT_SHARE * length, _CUT_FRAMES * packets.interval)
+        return (length, there) if length - there > spare else None
 
 
 class _Packets:
@@ -141,6 +143,7 @@ class _Packets:
         self.reach, self.tail, self._last = 0.0, 0.0, -math.inf
         self._index, self._due = stream.index, set[int]()
         self._order: list[int] = []
+        self._base = stream.time_base
         self._first: int | None = None  # before it, a recording that begins midway has pieces only
 
     def read(self, packet: Any) -> None:
@@ -160,6 +163,13 @@ class _Packets:
         self._due.discard(frame.pts)
         if self._first is None:
             self._first = frame.pts
+
+    @property
+    def interval(self) -> float:
+        """Seconds from one video packet to the next, on average."""
+        if len(self._order) < 2:
+            return 0.0
+        return float((max(self._order) - min(self._order)) * self._base) / (len(self._order) - 1)
 
     def missing(self) -> int:
         total = run = 0

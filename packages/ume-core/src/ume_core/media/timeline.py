@@ -34,6 +34,8 @@ _ROUNDING = 1e-6  # seconds
 # Where a format allows jumps (MPEG-TS and PS, Ogg), steps beyond these are taken for one, as the
 # `ffmpeg` command does: -dts_delta_threshold's default, and its tolerance backwards.
 _JUMP_AHEAD, _JUMP_BACK = 10.0, 0.1
+# A gap worth a word: seconds, usual intervals; how many there may be, and how uneven the rest.
+_HOLE, _HOLE_FRAMES, _MOST_HOLES, _UNEVEN = 0.5, 10, 3, 0.02
 _AGREES = 0.01  # by which a header's rate may differ from the time stamps', of the clip's length
 
 
@@ -101,8 +103,10 @@ def timeline(stamps: Stamps, name: str) -> Timeline:
     even_places = seconds[0] + step * np.arange(len(seconds))
     even = bool(np.abs(seconds - even_places).max() <= step / 2)
     if not even:
-        end = float(seconds[-1]) + (stamps.tail or step)
-        return Timeline(seconds, end, len(seconds) / (end - float(seconds[0])), False, warnings)
+        # Where its packet does not say, the last frame stays as long as most.
+        end = float(seconds[-1]) + (stamps.tail or _usual(np.diff(seconds), header))
+        rate = len(seconds) / (end - float(seconds[0]))
+        return Timeline(seconds, end, rate, False, (*warnings, *_holes(seconds, name)))
     rate = stamps.header_rate or 0.0
     if rate <= 0 or abs(span - intervals / rate) > 0.5 / rate + _AGREES * span:
         rate = 1 / step
@@ -136,6 +140,21 @@ def choose(line: Timeline, sampling: FrameSampling, start: float, end: float, na
     moments = first + length * np.arange(count) / max(count - 1, 1)
     shown = np.searchsorted(line.seconds, moments + _ROUNDING, side="right") - 1
     return Choice([min(max(int(n), inside[0]), inside[-1]) for n in shown], count / length)
+
+
+def _holes(seconds: Seconds, name: str) -> list[str]:
+    """Where an else even clip shows nothing new for long: what a damaged container leaves."""
+    steps = np.diff(seconds)
+    usual = float(np.median(steps))
+    holes = steps >= max(_HOLE_FRAMES * usual, _HOLE)
+    even = np.abs(steps[~holes] - usual) <= 0.1 * usual + 0.001
+    if not 0 < holes.sum() <= _MOST_HOLES or even.mean() < 1 - _UNEVEN:
+        return []
+    return [
+        f"From {seconds[i]:.3g} to {seconds[i + 1]:.3g} s no new frame of {name} comes, though one "
+        f"every {usual:.2g} s is usual."
+        for i in np.flatnonzero(holes)
+    ]
 
 
 def _inside(line: Timeline, start: float, end: float) -> list[int]:
