@@ -65,8 +65,8 @@ def spoil(path: Path, number: int) -> Path:
     victim = packets[number]
     noise = np.random.default_rng(3)
     place = spoilt_bytes = 0
-    # In pieces: a transport stream spreads a packet over its own, of 184 bytes. Its start code stays
-    # there: without it the packet is taken for a part of the one before.
+    # In pieces: a transport stream spreads a packet over its own, of 184 bytes. The start code
+    # stays there: without it the packet is taken for a part of the one before.
     first = 16 if path.suffix == ".ts" else 0
     for start in range(first, len(victim) - 16, 16):
         found = data.find(victim[start : start + 16], place)
