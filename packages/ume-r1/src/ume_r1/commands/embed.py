@@ -174,6 +174,9 @@ def write(path: Path, names: list[str], result: EmbeddingResult) -> None:
         import pyarrow.parquet as pq
 
         table = pa.Table.from_pylist(list(_rows(names, result)))
+        # Where no item has a warning, Arrow cannot know what the lists are of.
+        place, strings = table.column_names.index("warnings"), pa.list_(pa.string())
+        table = table.set_column(place, "warnings", table["warnings"].cast(strings))
         signature = json.dumps(result.signature.to_dict())
         pq.write_table(table.replace_schema_metadata({"ume_signature": signature}), temporary)
     else:
