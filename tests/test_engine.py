@@ -302,6 +302,23 @@ def test_absurd_items_fail_alone_and_cheaply(engine: TorchEmbedder, bad: Any) ->
     assert [r.status for r in result.records] == ["ok", "failed", "ok"]
 
 
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image(picture(1), max_pixels=10**7, min_pixels=9 * 10**6),
+        Image(picture(1), resized_height=20_000, resized_width=20_000),
+        Image(picture(1), max_pixels=2000, min_pixels=784),
+    ],
+    ids=["many pixels", "a large size", "few pixels"],
+)
+def test_a_size_beyond_the_engines_bounds_is_given_up_and_said(
+    engine: TorchEmbedder, image: Image
+) -> None:
+    """As upstream: the processor's bounds hold after the item's own."""
+    warned, fine = engine.embed([image, Image(picture(1), max_pixels=4000)]).records
+    assert "the image was resized to" in warned.warnings[0] and not fine.warnings
+
+
 def test_budgets_are_whole_numbers(engine: TorchEmbedder) -> None:
     for wrong in (float("nan"), 1.5, "5"):
         budget: Any = wrong

@@ -45,9 +45,12 @@ class Image:
 
     Args:
         source: a path, `file://`, `http(s)://` or `data:` URL, the file's bytes, a PIL image, or an
-            array of shape (H, W), (H, W, 1|3|4): uint8, or float in [0, 1].
-        min_pixels, max_pixels: bounds of height x width after resizing; None takes the engine's.
-        resized_height, resized_width: the size wanted, in pixels, instead of the bounds.
+            array of shape (H, W), (H, W, 1|3|4): uint8, or float in [0, 1]. What its EXIF calls
+            turned is made upright, a PIL image too, unless `ImageOps.exif_transpose` did it.
+        min_pixels: least height x width after resizing; None takes the engine's bound.
+        max_pixels: most height x width after resizing, within the engine's bound.
+        resized_height: the height wanted, in pixels, instead of the bounds.
+        resized_width: the width wanted.
     """
 
     source: MediaSource
@@ -73,7 +76,8 @@ class Video:
         min_frames, max_frames: bounds of the count when `fps` decides.
         min_pixels, max_pixels: bounds per frame; `total_pixels`: bound over all frames.
         resized_height, resized_width: the size wanted, in pixels, instead of the bounds.
-        video_start, video_end: seconds; the part of a file to take frames from.
+        video_start, video_end: seconds since the clip's start, whatever its first time stamp is;
+            the part of a file to take frames from.
         sample_fps: frames a second that a frame list was sampled at (default 2; Qwen2.5-VL's
             positions depend on it).
     """

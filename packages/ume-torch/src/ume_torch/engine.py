@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -96,7 +97,7 @@ class TorchEmbedder(QwenEmbedder):
     def _gen(self, prepared: Prepared, budget: int, sampling: Sampling | None) -> Outputs:
         """Answers as they finish; those of the gen cache at once."""
         signature = self.signature("gen")
-        begun: dict[int, tuple[int, tuple[str, ...]]] = {}  # tokens and warnings of each prompt
+        begun: dict[int, Record] = {}
         keys: dict[int, bytes] = {}
         ready: list[tuple[int, Output | UmeError]] = []
 
@@ -109,9 +110,12 @@ class TorchEmbedder(QwenEmbedder):
                     keys[index] = self._cache.key(item, signature, budget, sampling)
                     kept = self._cache.get(keys[index])
                     if kept is not None:
-                        ready.append((index, Output(*kept)))
+                        record, disc, gen = kept
+                        # Not kept: equal pictures may come from a sound and a damaged file.
+                        record = replace(record, warnings=item.warnings)
+                        ready.append((index, Output(record, disc, gen)))
                         continue
-                begun[index] = len(item.ids), item.warnings
+                begun[index] = Record("ok", None, len(item.ids), warnings=item.warnings)
                 yield index, item
 
         for made in self._runner.gen(uncached(), self._rules(budget), sampling, self._script()):
@@ -121,12 +125,13 @@ class TorchEmbedder(QwenEmbedder):
                 yield made
                 continue
             try:
-                output = self._gen_output(*begun.pop(made.number), made)
+                output = self._gen_output(begun.pop(made.number), made)
             except UmeError as error:
                 yield made.number, error
                 continue
             if self._cache is not None and output.disc is not None:
-                self._cache.put(keys.pop(made.number), output.record, output.disc, output.gen)
+                record = replace(output.record, warnings=())
+                self._cache.put(keys.pop(made.number), record, output.disc, output.gen)
             yield made.number, output
         yield from ready
 
@@ -151,10 +156,11 @@ class TorchEmbedder(QwenEmbedder):
             return tokenizer.encode_trusted(f"{THINK_OPEN}{THINK_CLOSE}{ANSWER_OPEN}")
         return []
 
-    def _gen_output(self, prompt_tokens: int, warnings: tuple[str, ...], made: Generated) -> Output:
+    def _gen_output(self, begun: Record, made: Generated) -> Output:
         samples = tuple(self._sample(row) for row in made.rows)
         forced = next((s.reason for s in samples if s.status == "forced"), None)
-        record = Record("forced" if forced else "ok", forced, prompt_tokens, samples, warnings)
+        status = "forced" if forced else "ok"
+        record = replace(begun, status=status, reason=forced, samples=samples)
         vectors = _unit(torch.stack([made.disc, *(row.state for row in made.rows)]))
         return Output(record, vectors[0], list(vectors[1:]))
 

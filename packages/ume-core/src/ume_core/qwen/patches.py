@@ -24,7 +24,7 @@ from ume_core.conventions import OFFICIAL
 from ume_core.errors import CheckpointError, InvalidItem, LimitExceeded
 from ume_core.fetch import Access, read_source
 from ume_core.items import Image, Video
-from ume_core.media import load_video, open_image
+from ume_core.media import Picture, load_video, open_picture
 from ume_core.sizes import (
     FACTOR,
     MERGE,
@@ -62,6 +62,7 @@ class VisualInput:
         kind: which placeholder token stands for it.
         seconds_per_grid: seconds between temporal patches (Qwen2.5-VL positions); 0 for images.
         digest: of all of these; media with equal digests give equal states.
+        warnings: what was noticed while it was read, as sentences.
     """
 
     patches: Pixels
@@ -69,6 +70,7 @@ class VisualInput:
     kind: Literal["image", "video"]
     digest: bytes
     seconds_per_grid: float = 0.0
+    warnings: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -145,12 +147,12 @@ class Patchifier:
         if isinstance(source, (str, Path, bytes)):
             data = read_source(source, self.access)
             return self._remembered(data, bounds, lambda: self._image(image, data))
-        picture = open_image(image, self.access)
-        key = picture.tobytes() + repr(picture.size).encode()
-        return self._remembered(key, bounds, lambda: self._image(image, None, picture))
+        opened = open_picture(image, self.access)
+        key = opened.image.tobytes() + repr((opened.image.size, opened.warnings)).encode()
+        return self._remembered(key, bounds, lambda: self._image(image, None, opened))
 
     def _image(
-        self, image: Image, data: bytes | None, picture: PILImage.Image | None = None
+        self, image: Image, data: bytes | None, opened: Picture | None = None
     ) -> VisualInput:
         sizes: list[tuple[int, int]] = []
 
@@ -160,13 +162,15 @@ class Patchifier:
             self.check_tokens(1, sizes[-1])
             return sizes[-1][1], sizes[-1][0]
 
-        if picture is None:
-            picture = open_image(image, self.access, data, fit if self._draft else None)
+        if opened is None:
+            opened = open_picture(image, self.access, data, fit if self._draft else None)
+        picture = opened.image
         if not sizes:
             fit(picture.size)
         # A draft's pixels are its own already: one resize is enough.
         pixels = np.asarray(_resized(picture, *(sizes[-1:] if self._draft else sizes)))
-        return self._visual(np.stack([pixels, pixels]), "image")
+        warnings = (*opened.warnings, *self._clamped(image, *sizes))
+        return self._visual(np.stack([pixels, pixels]), "image", warnings=warnings)
 
     def _remembered(
         self, content: bytes, bounds: tuple[int | None, ...], make: Callable[[], VisualInput]
@@ -190,7 +194,8 @@ class Patchifier:
             pixels = self._frames_like_images(video, pictures)
         else:
             pixels = self._frames_together(video, [self._listed_frame(video, p) for p in pictures])
-        return self._visual(pixels, "video", TEMPORAL_PATCH / frames.sample_fps)
+        seconds = TEMPORAL_PATCH / frames.sample_fps
+        return self._visual(pixels, "video", seconds, warnings=frames.warnings)
 
     def _frames_like_images(
         self, video: Video, pictures: list[PILImage.Image]
@@ -223,14 +228,19 @@ class Patchifier:
         return resize_frames(np.stack([np.asarray(p) for p in pictures]), size)
 
     def _visual(
-        self, frames: npt.NDArray[np.uint8], kind: Literal["image", "video"], seconds: float = 0.0
+        self,
+        frames: npt.NDArray[np.uint8],
+        kind: Literal["image", "video"],
+        seconds: float = 0.0,
+        *,
+        warnings: tuple[str, ...],
     ) -> VisualInput:
         count, height, width, _ = frames.shape
         grid = (count // TEMPORAL_PATCH, height // PATCH, width // PATCH)
         digest = blake2b(f"{kind} {grid} {seconds!r}".encode(), digest_size=16)
         # The bytes before they are cut are a tenth of the patches; both frames of an image are one.
         digest.update((frames if kind == "video" else frames[:1]).tobytes())
-        return VisualInput(self.cut(frames), grid, kind, digest.digest(), seconds)
+        return VisualInput(self.cut(frames), grid, kind, digest.digest(), seconds, warnings)
 
     def _listed_frame(self, video: Video, picture: PILImage.Image) -> PILImage.Image:
         """A frame of a list as qwen-vl-utils 0.0.14 prepares it before the common resize.
@@ -283,6 +293,20 @@ class Patchifier:
             )
         bounds = self.config.min_pixels, self.config.max_pixels
         return first, smart_resize(*first, min_pixels=bounds[0], max_pixels=bounds[1])
+
+    def _clamped(
+        self, image: Image, asked: tuple[int, int], given: tuple[int, int]
+    ) -> tuple[str, ...]:
+        """A warning where the item's own bounds did not hold against the engine's."""
+        own = (image.min_pixels, image.max_pixels, image.resized_height)
+        if asked == given or own == (None, None, None):
+            return ()
+        low, high = self.config.min_pixels, self.config.max_pixels
+        return (
+            f"the image was resized to {given[1]}x{given[0]}, not to the {asked[1]}x{asked[0]} that "
+            f"the item asks for: the model takes {low:,} to {high:,} pixels. Fix: change "
+            "min_pixels or max_pixels of the item, or those of load()",
+        )
 
     def check_tokens(self, steps: int, size: tuple[int, int]) -> None:
         """Refuse what could not fit a prompt, before its pixels are resized."""

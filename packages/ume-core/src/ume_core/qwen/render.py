@@ -175,21 +175,28 @@ class Renderer:
         return Rendered(array, positions, media, tuple(starts), disc_index, head, key.digest())
 
     def check_text(self, item: Item) -> None:
-        """Refuse text beyond `Limits.text_chars`."""
-        length = len(item.text) + len(item.instruction or "")
-        if length > self._limits.text_chars:
+        """Refuse text beyond `Limits.text_chars`, or surely beyond `Limits.input_tokens`."""
+        text = f"{item.instruction or ''}{item.text}"
+        if len(text) > self._limits.text_chars:
             raise LimitExceeded(
-                f"the text has {length:,} characters, more than limits.text_chars "
+                f"the text has {len(text):,} characters, more than limits.text_chars "
                 f"({self._limits.text_chars:,})",
                 fix="split the text",
             )
         try:
-            f"{item.instruction or ''}{item.text}".encode()
+            text.encode()
         except UnicodeEncodeError as error:
             raise InvalidItem(
                 f"the text is no valid Unicode (character {error.start} is a lone surrogate)",
                 fix="decode it with errors='replace'",
             ) from error
+        tokens = self.tokenizer.surely_more(text, self._limits.input_tokens)
+        if tokens is not None:
+            raise LimitExceeded(
+                f"the text has more than {tokens:,} tokens, and limits.input_tokens allows "
+                f"{self._limits.input_tokens:,}",
+                fix="split or shorten the text",
+            )
 
     def _render_skeleton(self, kinds: tuple[str, ...]) -> tuple[str | int, ...]:
         """The template's text with sentinels for the user's, special tokens already ids."""

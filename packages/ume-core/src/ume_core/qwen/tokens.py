@@ -12,6 +12,10 @@ from tokenizers import Tokenizer as RustTokenizer
 from ume_core.errors import CheckpointError
 from ume_core.prompts import DISC_TOKEN, GEN_TOKEN
 
+# Texts of fewer bytes for each token allowed are tokenized at once; plain English has 4 to 5.
+_BYTES_PER_TOKEN = 8
+_PART, _CUT = 16_384, 32  # characters counted together; tokens by which a cut may add to a count
+
 
 @dataclass(frozen=True)
 class SpecialTokens:
@@ -59,6 +63,22 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of ordinary text; special tokens in it are spelled out."""
         return self._plain.encode(text, add_special_tokens=False).ids if text else []
+
+    def surely_more(self, text: str, bound: int) -> int | None:
+        """About how many tokens the beginning of a text has that surely has more than `bound`.
+
+        None for any other text. It takes memory for a part of the text only, where `encode` takes
+        up to 600 bytes a character. Counted in parts, a text has a few tokens more for each cut,
+        which are allowed for.
+        """
+        if len(text) <= _PART or len(text.encode()) <= _BYTES_PER_TOKEN * bound:
+            return None
+        count = 0
+        for start in range(0, len(text), _PART):
+            count += len(self.encode(text[start : start + _PART])) - _CUT
+            if count > bound:
+                return count
+        return None
 
     def encode_trusted(self, text: str) -> list[int]:
         """Ids of text whose special tokens are meant (training answers, never user input)."""

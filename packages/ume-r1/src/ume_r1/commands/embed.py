@@ -107,7 +107,10 @@ def explain(args: argparse.Namespace) -> int:
 
 
 def report_failures(names: list[str], records: tuple[Record, ...]) -> int:
-    """List failed items on standard error; the exit status."""
+    """List failed items, and what was noticed about others, on standard error; the exit status."""
+    for name, record in zip(names, records, strict=True):
+        for warning in record.warnings:
+            print(f"ume: {name}: warning: {warning}", file=sys.stderr)
     failed = [(n, r) for n, r in zip(names, records, strict=True) if r.status == "failed"]
     for name, record in failed:
         print(f"ume: {name}: {record.reason}", file=sys.stderr)
@@ -171,6 +174,9 @@ def write(path: Path, names: list[str], result: EmbeddingResult) -> None:
         import pyarrow.parquet as pq
 
         table = pa.Table.from_pylist(list(_rows(names, result)))
+        # Where no item has a warning, Arrow cannot know what the lists are of.
+        place, strings = table.column_names.index("warnings"), pa.list_(pa.string())
+        table = table.set_column(place, "warnings", table["warnings"].cast(strings))
         signature = json.dumps(result.signature.to_dict())
         pq.write_table(table.replace_schema_metadata({"ume_signature": signature}), temporary)
     else:
@@ -210,4 +216,5 @@ def _record(record: Record) -> dict[str, Any]:
         "summary": record.summary,
         "prompt_tokens": record.prompt_tokens,
         "generated_tokens": record.generated_tokens,
+        "warnings": list(record.warnings),
     }
