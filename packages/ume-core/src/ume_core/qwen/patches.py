@@ -303,8 +303,8 @@ class Patchifier:
             return ()
         low, high = self.config.min_pixels, self.config.max_pixels
         return (
-            f"the image was resized to {given[1]}x{given[0]}, not to the {asked[1]}x{asked[0]} that "
-            f"the item asks for: the model takes {low:,} to {high:,} pixels. Fix: change "
+            f"the image was resized to {given[1]}x{given[0]}, not to the {asked[1]}x{asked[0]} "
+            f"that the item asks for: the model takes {low:,} to {high:,} pixels. Fix: change "
             "min_pixels or max_pixels of the item, or those of load()",
         )
 
