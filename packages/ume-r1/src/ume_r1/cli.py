@@ -11,11 +11,13 @@ from typing import NoReturn
 
 from ume_core.errors import UmeError
 from ume_core.plugins import registry, resolve
+from ume_r1.output import escape_missing_characters
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit status (0 done, 1 some items failed, 2 error)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    escape_missing_characters()
     try:
         return _run(arguments)
     except UmeError as error:
@@ -43,7 +45,8 @@ def _run(arguments: list[str]) -> int:
     resolve(spec.arguments)(parser)  # only the chosen command's module is imported
     # Intermixed, so that words may follow options: `ume search INDEX --image f "in red"`.
     status = resolve(spec.run)(parser.parse_intermixed_args(arguments[1:]))
-    sys.stdout.flush()
+    if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison] - closed by the shell
+        sys.stdout.flush()
     return int(status)
 
 

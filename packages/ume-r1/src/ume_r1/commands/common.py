@@ -93,7 +93,8 @@ def item_from_file(path: Path, limits: Limits) -> Item:
             raise MediaError(f"{path} is not a regular file", fix="name a text file")
         if path.stat().st_size > 4 * limits.text_chars:  # UTF-8 takes 4 bytes at most
             raise MediaError(f"{path} is too long a text", fix="split it")
-        return Item((Text(path.read_text("utf-8")),))
+        # "-sig": editors on Windows put a byte order mark first, which is no part of the text.
+        return Item((Text(path.read_text("utf-8-sig")),))
     except UnicodeDecodeError as error:
         raise MediaError(f"{path} is not UTF-8 text", fix="convert it") from error
     except OSError as error:
