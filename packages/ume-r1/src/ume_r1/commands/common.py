@@ -20,7 +20,7 @@ from rich.progress import (
 )
 
 from ume_core.embedder import Embedder
-from ume_core.errors import MediaError
+from ume_core.errors import InvalidItem, MediaError
 from ume_core.items import Item, Text, part_from_path
 from ume_core.limits import Limits
 from ume_core.loading import LoadOptions
@@ -87,7 +87,11 @@ def item_from_file(path: Path, limits: Limits) -> Item:
         MediaError: the text file cannot be read. InvalidItem: unknown kind of file.
     """
     if path.suffix.lower() not in TEXT_SUFFIXES:
-        return Item((part_from_path(path),))
+        try:
+            return Item((part_from_path(path),))
+        except InvalidItem as error:
+            fix = "give it the suffix of its kind, such as .png, .mp4 or .txt"
+            raise InvalidItem(error.cause, fix=fix) from None
     try:
         if path.exists() and not path.is_file():
             raise MediaError(f"{path} is not a regular file", fix="name a text file")
