@@ -10,6 +10,7 @@ import torch
 
 from ume_core.errors import CheckpointError, InvalidOption
 from ume_core.qwen.checkpoint import ARCHITECTURES, Checkpoint
+from ume_torch.caches import name_compiler_cache
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -21,6 +22,7 @@ def load_model(checkpoint: Checkpoint, device: str, dtype: str, attention: str) 
         device: a torch device string. dtype: a key of `DTYPES`.
         attention: `sdpa`, `eager` or `flash_attention_2`.
     """
+    name_compiler_cache()
     import transformers
     from safetensors import SafetensorError
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -15,6 +13,7 @@ from typing import Any, cast
 from ume_core.conventions import CONVENTIONS_FILE, Conventions, read_conventions
 from ume_core.errors import CheckpointError
 from ume_core.qwen.patches import PatchConfig
+from ume_core.user_cache import recall, remember
 
 ARCHITECTURES = {
     "qwen2_vl": "Qwen2VLForConditionalGeneration",
@@ -30,6 +29,7 @@ _SIDE_FILES = (
 _NOTES = frozenset(
     ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
 )
+_DIGESTS = "digests.json"  # in the user's cache
 # Published revisions: mteb 2.26.24 `ume_r1.py`. Pinning keeps a hub id from changing its vectors.
 REVISIONS = {
     "zhibinlan/UME-R1-2B": "e7aaa253cd315be20bd15c8704ad281b4fdf82c9",
@@ -163,10 +163,7 @@ def _own(path: Path) -> Path:
 def files_digest(files: Sequence[Path]) -> str:
     """SHA-256 over files, 16 hex digits; remembered per file size and time."""
     key = "|".join(f"{f}:{f.stat().st_size}:{f.stat().st_mtime_ns}" for f in files)
-    store = _cache_file()
-    known: dict[str, str] = {}
-    with contextlib.suppress(OSError, ValueError):
-        known = json.loads(store.read_text("utf-8"))
+    known = recall(_DIGESTS)
     if key in known:
         return known[key]
     digest = hashlib.sha256()
@@ -175,17 +172,8 @@ def files_digest(files: Sequence[Path]) -> str:
             while block := handle.read(1 << 22):
                 digest.update(block)
     known[key] = digest.hexdigest()[:16]
-    with contextlib.suppress(OSError):  # a read-only home only costs the hashing time
-        store.parent.mkdir(parents=True, exist_ok=True)
-        temporary = store.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(known), "utf-8")
-        temporary.replace(store)
+    remember(_DIGESTS, known)
     return known[key]
-
-
-def _cache_file() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "ume" / "digests.json"
 
 
 def _locate(model: str | Path) -> Path:

@@ -21,7 +21,7 @@ from rich.progress import (
 
 from ume_core.conventions import CONVENTIONS, FRAME_LISTS, MEDIA_ORDER, TEXT_ONLY
 from ume_core.embedder import Embedder
-from ume_core.errors import MediaError
+from ume_core.errors import InvalidItem, MediaError
 from ume_core.items import Item, Text, part_from_path
 from ume_core.limits import Limits
 from ume_core.loading import LoadOptions
@@ -100,13 +100,18 @@ def item_from_file(path: Path, limits: Limits) -> Item:
         MediaError: the text file cannot be read. InvalidItem: unknown kind of file.
     """
     if path.suffix.lower() not in TEXT_SUFFIXES:
-        return Item((part_from_path(path),))
+        try:
+            return Item((part_from_path(path),))
+        except InvalidItem as error:
+            fix = "give it the suffix of its kind, such as .png, .mp4 or .txt"
+            raise InvalidItem(error.cause, fix=fix) from None
     try:
         if path.exists() and not path.is_file():
             raise MediaError(f"{path} is not a regular file", fix="name a text file")
         if path.stat().st_size > 4 * limits.text_chars:  # UTF-8 takes 4 bytes at most
             raise MediaError(f"{path} is too long a text", fix="split it")
-        return Item((Text(path.read_text("utf-8")),))
+        # "-sig": editors on Windows put a byte order mark first, which is no part of the text.
+        return Item((Text(path.read_text("utf-8-sig")),))
     except UnicodeDecodeError as error:
         raise MediaError(f"{path} is not UTF-8 text", fix="convert it") from error
     except OSError as error:
