@@ -69,6 +69,7 @@ def load_model(checkpoint: Checkpoint, device: str, dtype: str, attention: str) 
                 f"{left[0]}",
                 fix="save it again with the installed transformers",
             )
+    model.name_or_path = str(checkpoint.directory)
     if checkpoint.adapter is not None:
         model = merge_adapter(model, checkpoint.adapter)
     return model.to(device).eval()
@@ -79,8 +80,12 @@ def _architecture(checkpoint: Checkpoint) -> tuple[Any, Any]:
     import transformers
 
     model_class = getattr(transformers, ARCHITECTURES[checkpoint.config["model_type"]])
+    settings = deepcopy(checkpoint.config)
+    # Unused here; transformers' defaults are the published ids, which a small vocabulary lacks.
+    settings["text_config"] |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     try:
-        return model_class, model_class.config_class(**deepcopy(checkpoint.config))
+        with quiet_transformers():
+            return model_class, model_class.config_class(**settings)
     except Exception as error:  # what transformers' own checks raise differs between its versions
         raise CheckpointError(
             f"transformers refuses {checkpoint.base / 'config.json'}: {error}",

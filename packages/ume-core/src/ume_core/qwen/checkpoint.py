@@ -30,7 +30,13 @@ from ume_core.qwen.template import (
     read_template,
     used_tokens,
 )
-from ume_core.qwen.tokenizer_files import LEGACY_FILES, SETTINGS, TOKENIZER, named_tokens
+from ume_core.qwen.tokenizer_files import (
+    LEGACY_FILES,
+    SETTINGS,
+    TOKENIZER,
+    named_tokens,
+    tokenizer_file,
+)
 from ume_core.qwen.tokens import tokenizer_digest
 from ume_core.qwen.weights import (
     EMBED,
@@ -211,7 +217,8 @@ def find_checkpoint(
         for file in weight_files(base):
             check_content(file)
         read_generation(base)
-    settings = optional_json(_tokenizer_place(directory, base) / SETTINGS)
+    tokenizer = tokenizer_file(_tokenizer_place(directory, base)).parent
+    settings = optional_json(tokenizer / SETTINGS)
     template = read_template(_template_place(directory, base), settings)
     label = name or (str(model) if not Path(model).is_dir() else directory.name)
     patches = read_patch_config(_processor_place(directory, base))

@@ -205,7 +205,13 @@ def _rope(path: Path, text: Mapping[str, Any], head_dim: int) -> tuple[float, di
             fix="take config.json from the published checkpoint",
         )
     rope = dict(cast("dict[str, Any]", given))
-    theta: object = rope.pop("rope_theta", None) or text.get("rope_theta") or _THETA
+    inner, outer = rope.pop("rope_theta", None), text.get("rope_theta")
+    if inner and outer and inner != outer:  # 4.57 takes the one, 5.x the other
+        raise CheckpointError(
+            f"{path}: rope_theta is {outer!r}, and {inner!r} in the rotary parameters",
+            fix="keep the one that the model was trained with",
+        )
+    theta: object = inner or outer or _THETA
     kind = rope.pop("rope_type", None)
     other = rope.pop("type", None)
     kind = "default" if (kind or other or "mrope") == "mrope" else kind or other

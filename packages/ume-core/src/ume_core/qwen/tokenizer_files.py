@@ -74,6 +74,21 @@ _SETTINGS_RULES: dict[str, Rule] = (
 )  # fmt: skip
 
 
+def tokenizer_file(directory: Path) -> Path:
+    """A directory's tokenizer.json.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = directory / TOKENIZER
+    if not path.is_file():
+        raise CheckpointError(
+            f"{directory} has no {TOKENIZER}",
+            fix="write it: transformers.AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
+        )
+    return path
+
+
 def check_pipeline(path: Path, tokenizer: Mapping[str, Any]) -> None:
     """Refuse a tokenizer.json whose pipeline is not Qwen2's.
 

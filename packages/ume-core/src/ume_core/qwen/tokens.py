@@ -21,6 +21,7 @@ from ume_core.qwen.tokenizer_files import (
     check_flags,
     check_pipeline,
     named_tokens,
+    tokenizer_file,
 )
 
 # Keys of config.json that name tokens: transformers puts pictures where these ids are.
@@ -61,10 +62,18 @@ class Tokenizer:
         Raises:
             CheckpointError: it is missing, not Qwen2's, lacks a token, or its files disagree.
         """
-        path = directory / TOKENIZER
+        path = tokenizer_file(directory)
         parsed = _read(path)
         tokens = cast("list[dict[str, Any]]", parsed["added_tokens"])
         self.added: dict[str, int] = {str(t["content"]): int(t["id"]) for t in tokens}
+        self.special = SpecialTokens(
+            disc=self._require(DISC_TOKEN, directory),
+            gen=self._require(GEN_TOKEN, directory),
+            image=self._require("<|image_pad|>", directory),
+            video=self._require("<|video_pad|>", directory),
+            end=self._require("<|im_end|>", directory),
+            pad=self._require("<|endoftext|>", directory),
+        )
         for token in tokens:
             check_flags(f"{path.name}: added_tokens", token)
         self._most = max((*parsed["model"]["vocab"].values(), *self.added.values()), default=0)
@@ -79,14 +88,6 @@ class Tokenizer:
             self._plain = RustTokenizer.from_str(json.dumps(parsed))
         except Exception as error:  # the library raises bare Exceptions
             raise CheckpointError(f"{path} cannot be loaded: {error}", fix="replace it") from error
-        self.special = SpecialTokens(
-            disc=self._require(DISC_TOKEN, directory),
-            gen=self._require(GEN_TOKEN, directory),
-            image=self._require("<|image_pad|>", directory),
-            video=self._require("<|video_pad|>", directory),
-            end=self._require("<|im_end|>", directory),
-            pad=self._require("<|endoftext|>", directory),
-        )
         if config is not None:
             self._check_ids(directory, config)
 
@@ -137,7 +138,7 @@ def tokenizer_digest(directory: Path) -> str:
 
     The pipeline around them is always Qwen2's; how a library writes the file changes nothing.
     """
-    parsed = _read(directory / TOKENIZER)
+    parsed = _read(tokenizer_file(directory))
     merges = [m.split(" ") if isinstance(m, str) else m for m in parsed["model"]["merges"]]
     added = sorted((int(t["id"]), str(t["content"])) for t in parsed["added_tokens"])
     content = json.dumps([parsed["model"]["vocab"], merges, added], sort_keys=True)
@@ -145,10 +146,6 @@ def tokenizer_digest(directory: Path) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path.parent} has no {path.name}", fix="save it with AutoTokenizer (fast)"
-        )
     parsed = read_json(path)
     check_pipeline(path, parsed)
     return parsed
