@@ -39,7 +39,10 @@ def check_content(path: Path) -> None:
             f"{path} is an HTML page, such as a server's error or log-in page",
             fix="download the file itself (on the hub its address has /resolve/, not /blob/)",
         )
-    if path.suffix == ".safetensors" and head.startswith((b"PK\x03\x04", b"\x80")):
+    # A safetensors file is a length of 8 bytes, which may look like anything, and a JSON object.
+    is_safetensors = head[8:9] == b"{"
+    pickled = head.startswith((b"PK\x03\x04", b"\x80")) and not is_safetensors
+    if path.suffix == ".safetensors" and pickled:
         raise CheckpointError(
             f"{path} is a pickle named .safetensors; pickles are never loaded",
             fix="save it with save_pretrained(), which writes safetensors",
