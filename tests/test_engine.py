@@ -196,7 +196,7 @@ def test_a_checkpoint_without_the_tokens_or_with_damaged_weights_is_refused(
     cut = _without(source, tmp_path / "cut")
     weights = (cut / "model.safetensors").read_bytes()
     (cut / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(CheckpointError, match="cannot be loaded"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is cut"):
         TorchEmbedder(cut)
 
 
@@ -238,7 +238,7 @@ def test_an_index_of_weights_cannot_name_pickles_or_other_places(
         ("config.json", '{"model_type": "qwen2_vl"}'),
         ("config.json", "[" * 100_000),
         ("tokenizer.json", "[]"),
-        ("preprocessor_config.json", '{"image_mean": 5}'),
+        ("preprocessor_config.json", '{"image_mean": "5"}'),
         ("chat_template.json", '{"chat_template": "{{ 1 / 0 }}"}'),
         ("chat_template.json", '{"chat_template": "{% include \'x\' %}"}'),
         ("chat_template.json", '{"chat_template": "no content at all"}'),

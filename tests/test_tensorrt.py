@@ -26,7 +26,7 @@ from tests.matrix import HARDWARE
 from ume_core import CheckpointError, EngineUnavailable, Image, InvalidOption, LimitExceeded, Video
 from ume_core.hookspecs import has_gpu
 from ume_core.loading import LoadOptions
-from ume_core.qwen.checkpoint import files_digest
+from ume_core.qwen.digests import files_digest
 from ume_core.qwen.graphs import ENGINES, MANIFEST, OUTPUTS, TEXT, VISION, Arrays, Floats
 from ume_core.testing import EmbedderContract
 from ume_core.testing.contract import mixed_items, picture

@@ -1,9 +1,9 @@
 """Pixels to the vision tower's input: resize, normalise, cut into patches.
 
 Equal to transformers' Qwen2-VL image processor on the image the published recipe hands it (PIL
-bicubic resize to `smart_resize`'s size, then 1/255, mean and std of the checkpoint's
-preprocessor_config.json, patches in merge-window order). The recipe resizes an image twice: first
-qwen-vl-utils by the item's own bounds or its defaults, then the processor by the bounds in force.
+bicubic resize to `smart_resize`'s size, then the checkpoint's rescaling, mean and deviation,
+patches in merge-window order). The recipe resizes an image twice: first qwen-vl-utils by the
+item's own bounds or its defaults, then the processor by the bounds in force.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from PIL import Image as PILImage
 
 from ume_core.cache import ByteCache
 from ume_core.conventions import OFFICIAL
-from ume_core.errors import CheckpointError, InvalidItem, LimitExceeded
+from ume_core.errors import InvalidItem, LimitExceeded
 from ume_core.fetch import Access, read_source
 from ume_core.items import Image, Video
 from ume_core.media import Picture, load_video, open_picture
@@ -41,7 +41,7 @@ from ume_core.sizes import (
 
 Pixels = npt.NDArray[np.float32]
 
-# preprocessor_config.json of Qwen2-VL; checkpoints state their own, these fill gaps.
+# Defaults of transformers' Qwen2VLImageProcessor; checkpoints state their own.
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 # Patches remembered for media that come again soon; those of one image are mostly below 20 MB.
@@ -80,31 +80,37 @@ class VisualInput:
 
 @dataclass(frozen=True)
 class PatchConfig:
-    """What a checkpoint's preprocessor_config.json says, and the pixel bounds in force."""
+    """How pixels become patches: a checkpoint's processor settings (`ume_core.qwen.processor`).
+
+    Attributes:
+        min_pixels, max_pixels: of a resized image.
+        video_pixels: the same of a resized frame; None for an image's.
+        mean, std: per channel, of rescaled values; 0 and 1 where a checkpoint does not normalise.
+        rescale_factor: what bytes are multiplied with first; 1 where it does not rescale.
+    """
 
     min_pixels: int = DEFAULT_MIN_PIXELS
     max_pixels: int = DEFAULT_MAX_PIXELS
     mean: tuple[float, ...] = _CLIP_MEAN
     std: tuple[float, ...] = _CLIP_STD
+    rescale_factor: float = 1 / 255
+    video_pixels: tuple[int, int] | None = None
 
-    @classmethod
-    def from_json(cls, config: dict[str, Any]) -> PatchConfig:
-        """Read a preprocessor_config.json of transformers 4.x or 5.x."""
-        if config.get("patch_size", PATCH) != PATCH or config.get("merge_size", MERGE) != MERGE:
-            raise CheckpointError(
-                "preprocessor_config.json is not Qwen2-VL's or Qwen2.5-VL's "
-                f"(patch_size {config.get('patch_size')}, merge_size {config.get('merge_size')})",
-                fix="use a checkpoint of one of these architectures",
-            )
-        size = cast("dict[str, int]", config.get("size") or {})
-        low = config.get("min_pixels") or size.get("shortest_edge") or size.get("min_pixels")
-        high = config.get("max_pixels") or size.get("longest_edge") or size.get("max_pixels")
-        return cls(
-            min_pixels=int(low or DEFAULT_MIN_PIXELS),
-            max_pixels=int(high or DEFAULT_MAX_PIXELS),
-            mean=tuple(config.get("image_mean") or _CLIP_MEAN),
-            std=tuple(config.get("image_std") or _CLIP_STD),
-        )
+    @property
+    def video_bounds(self) -> tuple[int, int] | None:
+        """Least and most pixels of a frame where the recipe's own are too many, else None."""
+        low, high = self.video_pixels or (self.min_pixels, self.max_pixels)
+        high = min(high, self.max_pixels)  # as where one processor serves both
+        if high >= VIDEO_MAX_PIXELS:
+            return None
+        low = min(low, high)
+        return (low if high < VIDEO_MIN_PIXELS else VIDEO_MIN_PIXELS), high
+
+    def table(self) -> Pixels:
+        """The model's input (channels, 256) for every value of a byte."""
+        values = np.arange(256, dtype=np.float64)[None, :] * self.rescale_factor
+        mean, std = (np.array(v, dtype=np.float64)[:, None] for v in (self.mean, self.std))
+        return ((values - mean) / std).astype(np.float32)
 
 
 class Patchifier:
@@ -131,10 +137,8 @@ class Patchifier:
         self._frame_lists = frame_lists
         self._draft = draft
         self._recent = ByteCache[bytes, VisualInput](_RECENT_BYTES, lambda v: v.patches.nbytes)
-        values = np.arange(256, dtype=np.float64)[None, :] / 255.0
-        mean, std = (np.array(v, dtype=np.float64)[:, None] for v in (config.mean, config.std))
         # One table look-up per byte: exact, and cheaper than two float passes over the image.
-        self._table = ((values - mean) / std).astype(np.float32)
+        self._table = config.table()
 
     def __call__(self, media: Image | Video) -> VisualInput:
         """Read, resize and patchify one image or video."""
@@ -321,13 +325,12 @@ class Patchifier:
 
     def _video_budget(self, video: Video) -> VideoBudget:
         """The video's pixel limits; the published ones give way to a smaller checkpoint's."""
-        budget, high = video.budget, self.config.max_pixels
-        if high >= VIDEO_MAX_PIXELS:
+        budget, bounds = video.budget, self.config.video_bounds
+        if bounds is None:
             return budget
-        low = self.config.min_pixels if high < VIDEO_MIN_PIXELS else VIDEO_MIN_PIXELS
         return VideoBudget(
-            budget.min_pixels if budget.min_pixels is not None else low,
-            budget.max_pixels if budget.max_pixels is not None else high,
+            budget.min_pixels if budget.min_pixels is not None else bounds[0],
+            budget.max_pixels if budget.max_pixels is not None else bounds[1],
             budget.total_pixels,
         )
 

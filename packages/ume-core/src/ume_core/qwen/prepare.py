@@ -45,7 +45,7 @@ class Preparer:
         limits = replace(options.limits, input_tokens=min(options.limits.input_tokens, context))
         self.options = options
         self.conventions = conventions_in_force(options, checkpoint.conventions)
-        self.tokenizer = Tokenizer(checkpoint.directory)
+        self.tokenizer = Tokenizer(checkpoint.tokenizer, checkpoint.config)
         self.patchify = Patchifier(
             _bounded(checkpoint.patches, self.conventions, options),
             Access(options.policy, limits),
