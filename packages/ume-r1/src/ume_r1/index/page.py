@@ -15,7 +15,7 @@ from ume_core.items import Image, Item, Text, Video
 from ume_core.limits import Policy
 from ume_core.media import load_video, open_image
 from ume_core.results import Record
-from ume_r1.commands.common import item_from_file
+from ume_r1.files import item_from_file
 from ume_r1.index.store import Hit, Index
 
 _SIDE = 240
