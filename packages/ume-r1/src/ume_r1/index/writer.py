@@ -53,11 +53,10 @@ class Writer:
         self._schema = self._about.schema
         self._remove_leftovers()
         self.damaged: list[str] = []
+        self._dirty = False  # whether files of the table are not sealed
         self._table = self._sound_table(verify)
         rows = len(self._table)
         self.known = known_rows(self._table)
-        # Two rows of one path: a commit that was made although it reported a failure.
-        self._dirty = rows != len(self.known) or not self._about.sealed
         self._sound = rows  # rows known to be as they were written
         self._commits, self._tidied = 0, rows
         self._lost: list[str] = []
@@ -94,6 +93,7 @@ class Writer:
             InvalidOption: the disk refuses something.
             DamagedIndex: what was written cannot be read back.
         """
+        # Two rows of one path: a commit that was made although it reported a failure.
         if self._table.untidy() or len(self._table) != len(self.known):
             self._rewrite()
         elif self._dirty:
@@ -122,6 +122,7 @@ class Writer:
         folder = table_folder(self._directory, about.generation)
         changed = damaged_files(folder, about.sealed, wholly=verify)
         if not has_table(folder):
+            self._dirty = True
             self.damaged = [f"{FOLDER}/{folder.name}"] if about.sealed else []
             if about.sealed:
                 self._describe(replace(about, sealed={}))
@@ -130,14 +131,15 @@ class Writer:
             try:
                 table = Table(self._directory, about.generation, self._schema)
                 # Files that no seal vouches for were written by a run that did not end.
-                if not verify and set(table_files(folder)) <= set(about.sealed):
-                    known_rows(table)
-                    return table
-                if not any(lost for _, lost in table.pages()):
+                self._dirty = not set(table_files(folder)) <= set(about.sealed)
+                known_rows(table)
+                checked = self._dirty or verify
+                if not checked or not any(lost for _, lost in table.pages()):
                     return table
             except DamagedIndex:
                 pass  # found out below, where it does no harm
         self.damaged = [f"{FOLDER}/{folder.name}/{name}" for name in changed or ["data"]]
+        self._dirty = True
         from ume_r1.index.salvage import salvage
 
         salvage(self._directory, about)
@@ -186,6 +188,7 @@ class Writer:
     def _remove_leftovers(self) -> None:
         """What killed runs, older formats and rewritten tables left beside the table in use."""
         used = table_folder(self._directory, self._about.generation)
-        for path in (self._directory / FOLDER).glob("*"):
+        leftovers = [*(self._directory / FOLDER).glob("*"), *self._directory.glob(".*.tmp")]
+        for path in leftovers:
             if path != used:
                 remove(path)
