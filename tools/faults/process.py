@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 import warnings
@@ -50,13 +51,13 @@ def start() -> None:
     LanceDB's threads do not survive a fork, so the parent must not start them.
     """
     if os.environ.get(SHIM) is None:
-        shim = Path(os.environ.get("TMPDIR", "/tmp")) / f"ume-faults-{os.getuid()}-{os.getpid()}.so"
-        source = Path(__file__).with_name("shim.c")
-        subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", shim, source, "-ldl"], check=True)
-        shell = {**os.environ, SHIM: str(shim), "LD_PRELOAD": str(shim), "LANCEDB_LOG": "error"}
-        ended = subprocess.run([sys.executable, "-m", "tools.faults", *sys.argv[1:]], env=shell)
-        shim.unlink()
-        raise SystemExit(ended.returncode)
+        with tempfile.TemporaryDirectory() as folder:
+            shim, source = f"{folder}/shim.so", Path(__file__).with_name("shim.c")
+            compiler = ["cc", "-shared", "-fPIC", "-O1", "-o", shim, str(source), "-ldl"]
+            subprocess.run(compiler, check=True)
+            shell = {**os.environ, SHIM: shim, "LD_PRELOAD": shim, "LANCEDB_LOG": "error"}
+            again = [sys.executable, "-m", "tools.faults", *sys.argv[1:]]
+            raise SystemExit(subprocess.run(again, env=shell, check=False).returncode)
     warnings.simplefilter("ignore")
     import lancedb  # noqa: F401
     import pyarrow.parquet  # noqa: F401
@@ -85,7 +86,8 @@ def run(work: Callable[[], int], directory: Path, fault: Fault | None = None) ->
         status = 70
         try:
             out = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(out, 1), os.dup2(out, 2)
+            os.dup2(out, 1)
+            os.dup2(out, 2)
             shim = ctypes.CDLL(os.environ[SHIM])
             if fault is not None:
                 place = str(directory).encode()

@@ -157,18 +157,22 @@ def _tell(report: BuildReport, items: int, args: argparse.Namespace) -> int:
     said += [f"repaired {printable(path)}: its row was damaged" for path in report.repaired]
     said += [f"skipped {printable(p)}: {reason}" for p, reason in sorted(report.skipped.items())]
     for reason, count in sorted(Counter(report.kept.values()).items()):
-        said.append(f"kept {count} items, {printable(reason)}")
+        said.append(f"kept {_count(count, 'item')}, {printable(reason)}")
     other = Counter({s: n for s, n in report.unread.items() if s not in UNREAD_SUFFIXES})
     for suffix in sorted(set(report.unread) - set(other)):
-        count = report.unread[suffix]
-        said.append(f"left out {count} {suffix} files. Fix: {UNREAD_SUFFIXES[suffix]}")
+        count = _count(report.unread[suffix], f"{suffix} file")
+        said.append(f"left out {count}. Fix: {UNREAD_SUFFIXES[suffix]}")
     if other:
         kinds = ", ".join(f"{printable(suffix)}: {n}" for suffix, n in other.most_common(5))
-        said.append(f"left out {other.total()} files of other kinds ({kinds})")
+        said.append(f"left out {_count(other.total(), 'file')} of other kinds ({kinds})")
     for line in said:
         print(line, file=sys.stderr)
     incomplete = report.skipped or report.kept or len(other) < len(report.unread)
     return 1 if args.strict and incomplete else 0
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _tell_gone(hits: list[Hit], store: Index) -> int:
