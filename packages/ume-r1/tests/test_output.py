@@ -17,7 +17,7 @@ from PIL import Image as PILImage
 import ume_r1 as ume
 from ume_core.limits import Limits
 from ume_r1.cli import main
-from ume_r1.commands.common import item_from_file
+from ume_r1.files import item_from_file
 from ume_r1.output import json_line
 
 TEXTS = ["crème brûlée", "犬", "🦄 €", "плюс"]

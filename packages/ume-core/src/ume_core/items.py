@@ -31,7 +31,9 @@ from ume_core.sizes import FrameSampling, VideoBudget
 Array: TypeAlias = npt.NDArray[Any]
 MediaSource: TypeAlias = "str | Path | bytes | PILImage.Image | Array"
 
-IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .webp .gif .bmp .tif .tiff .ppm .pgm .avif".split())
+IMAGE_SUFFIXES = frozenset(
+    ".png .jpg .jpeg .jfif .webp .gif .bmp .tif .tiff .ppm .pgm .avif".split()
+)
 VIDEO_SUFFIXES = frozenset(
     [".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ogv"]
 )

@@ -18,12 +18,12 @@ from ume_core.items import Item, ItemLike, Text
 from ume_core.limits import Limits
 from ume_core.results import EmbeddingResult, Record, Vectors
 from ume_r1.commands.common import (
-    item_from_file,
     load_from,
     mode_argument,
     model_arguments,
     progress_bar,
 )
+from ume_r1.files import item_from_file
 from ume_r1.output import json_line, valid_unicode
 
 FORMATS = (".npz", ".jsonl", ".parquet")
