@@ -73,7 +73,7 @@ def test_the_engine_is_remembered_and_used_at_search_and_update(
         (("--model", "ume-r1-2b"), "model: ume-nano != ume-r1-2b"),
         (("--model", "somebody/else"), "model: ume-nano != somebody/else"),
         (("--text-only", "plain"), "text_only: blank != plain"),
-        (("--prompt", "mteb"), "prompt: readme != mteb"),
+        (("--prompt", "readme"), "prompt: one-line != readme"),
         (("--dtype", "bfloat16"), "dtype: float32 != bfloat16"),
         (("--mode", "gen"), "gen"),
     ],
