@@ -14,7 +14,8 @@ import numpy as np
 
 from tools.benchmark.duel import Contestant, duel
 from ume_core.errors import CheckpointError
-from ume_qwen.checkpoint import files_digest, find_checkpoint
+from ume_qwen.checkpoint import find_checkpoint
+from ume_qwen.digests import files_digest
 from ume_qwen.exported.environment import find_python
 from ume_qwen.exported.manifest import Manifest
 

@@ -26,7 +26,7 @@ from ume_core.options import LoadOptions
 from ume_export.bfloat16 import on_cpu
 from ume_export.operators import check_operators
 from ume_export.parity import BOUNDS, compare, samples, summary
-from ume_qwen.checkpoint import files_digest
+from ume_qwen.digests import files_digest
 from ume_qwen.exported.embedder import ExportedEmbedder
 from ume_qwen.exported.inputs import TEXT, VISION, Floats, VisionLayout
 from ume_qwen.exported.manifest import Manifest

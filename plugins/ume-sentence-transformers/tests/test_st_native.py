@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import ExifTags, ImageOps
+from PIL import Image as PILImage
 from sentence_transformers import SentenceTransformer
 
 import ume_sentence_transformers.native as native
@@ -58,6 +60,20 @@ def test_disc_vectors_equal_the_engines(pair: Pair) -> None:
     for given, items in batches:
         expected = engine.embed(items).vectors("disc")
         assert np.abs(np.asarray(model.encode(given)) - expected).max() <= 1e-5
+
+
+def test_a_turned_file_is_turned_here_too_but_not_a_pil_image(pair: Pair, tmp_path: Path) -> None:
+    model, engine, _ = pair
+    exif = PILImage.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    path = tmp_path / "phone.png"
+    picture(1, 112, 84).transpose(PILImage.Transpose.ROTATE_90).save(path, exif=exif)
+    lying = PILImage.open(path)
+    expected = engine.embed([Image(picture(1, 112, 84)), Image(path), Image(lying)]).vectors("disc")
+    np.testing.assert_allclose(expected[1:], expected[:1].repeat(2, 0), atol=1e-6)
+    found = np.asarray(model.encode([str(path), ImageOps.exif_transpose(lying)]))
+    assert np.abs(found - expected[0]).max() <= 1e-5
+    assert np.abs(np.asarray(model.encode([lying])) - expected[0]).max() > 1e-3
 
 
 def test_a_video_equals_the_engines(pair: Pair) -> None:

@@ -28,8 +28,8 @@ from ume_core.options import LoadOptions
 from ume_core.testing import EmbedderContract
 from ume_core.testing.contract import mixed_items, picture
 from ume_onnxruntime.engine import create as on_onnxruntime
-from ume_qwen.checkpoint import files_digest
 from ume_qwen.devices import has_gpu
+from ume_qwen.digests import files_digest
 from ume_qwen.exported.embedder import ExportedEmbedder
 from ume_qwen.exported.inputs import OUTPUTS, TEXT, VISION, Arrays, Floats, VisionLayout
 from ume_qwen.formats import MANIFEST
@@ -170,9 +170,8 @@ def test_a_batch_beyond_the_profiles_runs_in_parts(exported: Path) -> None:
 
 
 def test_what_no_profile_takes_is_refused_before_it_costs_anything(exported: Path) -> None:
-    engine = OnPoints(exported)
-    big = {"image": picture(1, 600, 600), "max_pixels": 600 * 600}
-    items: list[Any] = ["short", "word " * 300, big]
+    engine = OnPoints(exported, max_pixels=600 * 600)
+    items: list[Any] = ["short", "word " * 300, Image(picture(1, 600, 600))]
     result = engine.embed(items, on_error="record")
     assert [r.status for r in result.records] == ["ok", "failed", "failed"]
     assert NO_PROFILE in str(result.records[1].reason) and "--profiles" in str(

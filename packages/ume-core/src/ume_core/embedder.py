@@ -132,56 +132,50 @@ def require_mode(mode: str, modes: frozenset[Mode], engine: str) -> Mode:
     return known
 
 
-def _as_ume_error(caught: Exception) -> UmeError:
-    """Whatever reading foreign data raised, so that one bad item cannot take the others down."""
-    if isinstance(caught, UmeError):
-        return caught
-    if isinstance(caught, MemoryError):
-        return LimitExceeded("the item does not fit in memory", fix="shrink it")
-    return InvalidItem(
-        f"the item cannot be read ({type(caught).__name__}: {caught})",
-        fix="check its values; if they are right, report this as a bug",
-    )
-
-
-def check_call(items: Sequence[ItemLike], on_error: OnError) -> None:
-    """Refuse an `embed` call that is wrong as a whole.
-
-    Raises:
-        InvalidItem: `items` is empty or not a list of items.
-        InvalidOption: an unknown `on_error`.
-    """
-    check_batch(items)
-    if on_error not in ("raise", "record"):
-        raise InvalidOption(f"unknown on_error {on_error!r}", fix="use 'raise' or 'record'")
-    if not items:
-        raise InvalidItem("the list of items is empty", fix="pass at least one item")
-
-
 def prepare_item(
-    value: ItemLike,
+    values: Sequence[ItemLike],
     index: int,
     prepare: Callable[[Item], T],
     *,
     instruction: str | None,
     on_error: OnError,
 ) -> T | UmeError:
-    """Parse and prepare one item of a list.
-
-    Args:
-        value: the item, in any accepted spelling.
-        index: its place in the caller's list, for error messages.
-        prepare: what the engine makes of it.
-        instruction: the call's instruction, for items without one.
-        on_error: `record` returns a bad item's error, `raise` raises it.
+    """Parse and prepare one item of a batch; with `record`, a bad one becomes its error.
 
     Raises:
-        UmeError: the item is bad, unless that is recorded.
+        UmeError: the item is bad, unless recorded.
     """
     try:
-        return prepare(with_instruction(as_item(value), instruction))
-    except Exception as caught:
+        return prepare(with_instruction(as_item(values[index]), instruction))
+    except Exception as caught:  # so that one bad item cannot take the others down
         error = _as_ume_error(caught)
         if on_error == "raise":
-            raise error.at(index) from caught
+            raise error.at(index) from (None if error is caught else caught)
         return error
+
+
+def check_embed(values: object, on_error: str) -> Sequence[ItemLike]:
+    """The members of a batch that is not empty.
+
+    Raises:
+        InvalidItem: it is empty or no batch. InvalidOption: an unknown `on_error`.
+    """
+    batch = check_batch(values)
+    if on_error not in ("raise", "record"):
+        raise InvalidOption(f"unknown on_error {on_error!r}", fix="use 'raise' or 'record'")
+    if not batch:
+        raise InvalidItem("the list of items is empty", fix="pass at least one item")
+    return batch
+
+
+def _as_ume_error(caught: Exception) -> UmeError:
+    if isinstance(caught, UmeError):
+        return caught
+    if isinstance(caught, MemoryError):
+        return LimitExceeded("the item does not fit in memory", fix="shrink it")
+    if isinstance(caught, RecursionError):
+        return InvalidItem("the item is nested too deeply", fix="put its parts into one list")
+    return InvalidItem(
+        f"reading the item raised {type(caught).__name__}: {caught}",
+        fix="embed it alone with on_error='raise': the traceback shows which object raised it",
+    )

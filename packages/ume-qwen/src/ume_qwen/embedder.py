@@ -15,7 +15,7 @@ from ume_core.embedder import (
     OnError,
     Progress,
     Sampling,
-    check_call,
+    check_embed,
     prepare_item,
     require_mode,
 )
@@ -125,7 +125,7 @@ class QwenEmbedder(ABC):
         budget = self._budget(max_new_tokens)
         if sampling is not None and mode == "disc":
             raise InvalidOption("sampling was given in disc mode", fix="use mode='gen' or 'both'")
-        check_call(items, on_error)
+        batch = check_embed(items, on_error)
         gen = mode != "disc"
 
         def prepare(item: Item) -> RenderedPrompt:
@@ -134,12 +134,10 @@ class QwenEmbedder(ABC):
             return rendered
 
         def prepare_one(index: int) -> RenderedPrompt | UmeError:
-            return prepare_item(
-                items[index], index, prepare, instruction=instruction, on_error=on_error
-            )
+            return prepare_item(batch, index, prepare, instruction=instruction, on_error=on_error)
 
         outputs: dict[int, Output] = {}
-        ahead = prepare_ahead(len(items), prepare_one, _bytes)
+        ahead = prepare_ahead(len(batch), prepare_one, _bytes)
         prepared = enumerate(ahead)
         run = self.outputs(prepared, mode, budget, sampling)
         # Closed at once when something raises: threads, pictures and caches must not wait for the
@@ -152,8 +150,8 @@ class QwenEmbedder(ABC):
                     output = Output(Record("failed", str(output)), None, [])
                 outputs[index] = output
                 if progress is not None:
-                    progress(len(outputs), len(items))
-        ordered = [outputs[i] for i in range(len(items))]
+                    progress(len(outputs), len(batch))
+        ordered = [outputs[i] for i in range(len(batch))]
         return self._result(ordered, mode, sampling.n if sampling is not None else 1)
 
     def _disc(self, prepared: Prepared) -> Outputs:

@@ -1,9 +1,9 @@
 """Pixels to the vision tower's input: resize, normalise, cut into patches.
 
 Equal to transformers' Qwen2-VL image processor on the image the published recipe hands it (PIL
-bicubic resize to `smart_resize`'s size, then 1/255, mean and std of the checkpoint's
-preprocessor_config.json, patches in merge-window order). The recipe resizes an image twice: first
-qwen-vl-utils by the item's own bounds or its defaults, then the processor by the bounds in force.
+bicubic resize to `smart_resize`'s size, then the checkpoint's rescaling, mean and deviation,
+patches in merge-window order). The recipe resizes an image twice: first qwen-vl-utils by the
+item's own bounds or its defaults, then the processor by the bounds in force.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as PILImage
 
 from ume_core.conventions import OFFICIAL
-from ume_core.errors import CheckpointError, InvalidItem, LimitExceeded
+from ume_core.errors import InvalidItem, LimitExceeded
 from ume_core.fetch import Access, read_source
 from ume_core.items import Image, Video
-from ume_core.media import load_video, open_image
+from ume_core.media import Picture, load_video, open_picture
 from ume_qwen.cache import ByteCache
 from ume_qwen.sizes import (
     FACTOR,
@@ -41,7 +41,7 @@ from ume_qwen.sizes import (
 
 Pixels = npt.NDArray[np.float32]
 
-# preprocessor_config.json of Qwen2-VL; checkpoints state their own, these fill gaps.
+# Defaults of transformers' Qwen2VLImageProcessor; checkpoints state their own.
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 # Patches remembered for media that come again soon; those of one image are mostly below 20 MB.
@@ -62,6 +62,7 @@ class VisualInput:
         kind: which placeholder token stands for it.
         seconds_per_grid: seconds between temporal patches (Qwen2.5-VL positions); 0 for images.
         digest: of all of these; media with equal digests give equal states.
+        warnings: what was noticed while it was read, as sentences.
     """
 
     patches: Pixels
@@ -69,6 +70,7 @@ class VisualInput:
     kind: Literal["image", "video"]
     digest: bytes
     seconds_per_grid: float = 0.0
+    warnings: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -78,31 +80,37 @@ class VisualInput:
 
 @dataclass(frozen=True)
 class PatchConfig:
-    """What a checkpoint's preprocessor_config.json says, and the pixel bounds in force."""
+    """How pixels become patches: a checkpoint's processor settings (`ume_qwen.processor`).
+
+    Attributes:
+        min_pixels, max_pixels: of a resized image.
+        video_pixels: the same of a resized frame; None for an image's.
+        mean, std: per channel, of rescaled values; 0 and 1 where a checkpoint does not normalise.
+        rescale_factor: what bytes are multiplied with first; 1 where it does not rescale.
+    """
 
     min_pixels: int = DEFAULT_MIN_PIXELS
     max_pixels: int = DEFAULT_MAX_PIXELS
     mean: tuple[float, ...] = _CLIP_MEAN
     std: tuple[float, ...] = _CLIP_STD
+    rescale_factor: float = 1 / 255
+    video_pixels: tuple[int, int] | None = None
 
-    @classmethod
-    def from_json(cls, config: dict[str, Any]) -> PatchConfig:
-        """Read a preprocessor_config.json of transformers 4.x or 5.x."""
-        if config.get("patch_size", PATCH) != PATCH or config.get("merge_size", MERGE) != MERGE:
-            raise CheckpointError(
-                "preprocessor_config.json is not Qwen2-VL's or Qwen2.5-VL's "
-                f"(patch_size {config.get('patch_size')}, merge_size {config.get('merge_size')})",
-                fix="use a checkpoint of one of these architectures",
-            )
-        size = cast("dict[str, int]", config.get("size") or {})
-        low = config.get("min_pixels") or size.get("shortest_edge") or size.get("min_pixels")
-        high = config.get("max_pixels") or size.get("longest_edge") or size.get("max_pixels")
-        return cls(
-            min_pixels=int(low or DEFAULT_MIN_PIXELS),
-            max_pixels=int(high or DEFAULT_MAX_PIXELS),
-            mean=tuple(config.get("image_mean") or _CLIP_MEAN),
-            std=tuple(config.get("image_std") or _CLIP_STD),
-        )
+    @property
+    def video_bounds(self) -> tuple[int, int] | None:
+        """Least and most pixels of a frame where the recipe's own are too many, else None."""
+        low, high = self.video_pixels or (self.min_pixels, self.max_pixels)
+        high = min(high, self.max_pixels)  # as where one processor serves both
+        if high >= VIDEO_MAX_PIXELS:
+            return None
+        low = min(low, high)
+        return (low if high < VIDEO_MIN_PIXELS else VIDEO_MIN_PIXELS), high
+
+    def table(self) -> Pixels:
+        """The model's input (channels, 256) for every value of a byte."""
+        values = np.arange(256, dtype=np.float64)[None, :] * self.rescale_factor
+        mean, std = (np.array(v, dtype=np.float64)[:, None] for v in (self.mean, self.std))
+        return ((values - mean) / std).astype(np.float32)
 
 
 class Patchifier:
@@ -129,10 +137,8 @@ class Patchifier:
         self._frame_lists = frame_lists
         self._draft = draft
         self._recent = ByteCache[bytes, VisualInput](_RECENT_BYTES, lambda v: v.patches.nbytes)
-        values = np.arange(256, dtype=np.float64)[None, :] / 255.0
-        mean, std = (np.array(v, dtype=np.float64)[:, None] for v in (config.mean, config.std))
         # One table look-up per byte: exact, and cheaper than two float passes over the image.
-        self._table = ((values - mean) / std).astype(np.float32)
+        self._table = config.table()
 
     def __call__(self, media: Image | Video) -> VisualInput:
         """Read, resize and patchify one image or video."""
@@ -145,12 +151,12 @@ class Patchifier:
         if isinstance(source, (str, Path, bytes)):
             data = read_source(source, self.access)
             return self._remembered(data, bounds, lambda: self._image(image, data))
-        picture = open_image(image, self.access)
-        key = picture.tobytes() + repr(picture.size).encode()
-        return self._remembered(key, bounds, lambda: self._image(image, None, picture))
+        opened = open_picture(image, self.access)
+        key = opened.image.tobytes() + repr((opened.image.size, opened.warnings)).encode()
+        return self._remembered(key, bounds, lambda: self._image(image, None, opened))
 
     def _image(
-        self, image: Image, data: bytes | None, picture: PILImage.Image | None = None
+        self, image: Image, data: bytes | None, opened: Picture | None = None
     ) -> VisualInput:
         sizes: list[tuple[int, int]] = []
 
@@ -160,13 +166,15 @@ class Patchifier:
             self.check_tokens(1, sizes[-1])
             return sizes[-1][1], sizes[-1][0]
 
-        if picture is None:
-            picture = open_image(image, self.access, data, fit if self._draft else None)
+        if opened is None:
+            opened = open_picture(image, self.access, data, fit if self._draft else None)
+        picture = opened.image
         if not sizes:
             fit(picture.size)
         # A draft's pixels are its own already: one resize is enough.
         pixels = np.asarray(_resized(picture, *(sizes[-1:] if self._draft else sizes)))
-        return self._visual(np.stack([pixels, pixels]), "image")
+        warnings = (*opened.warnings, *self._clamped(image, *sizes))
+        return self._visual(np.stack([pixels, pixels]), "image", warnings=warnings)
 
     def _remembered(
         self, content: bytes, bounds: tuple[int | None, ...], make: Callable[[], VisualInput]
@@ -190,7 +198,8 @@ class Patchifier:
             pixels = self._frames_like_images(video, pictures)
         else:
             pixels = self._frames_together(video, [self._listed_frame(video, p) for p in pictures])
-        return self._visual(pixels, "video", TEMPORAL_PATCH / frames.sample_fps)
+        seconds = TEMPORAL_PATCH / frames.sample_fps
+        return self._visual(pixels, "video", seconds, warnings=frames.warnings)
 
     def _frames_like_images(
         self, video: Video, pictures: list[PILImage.Image]
@@ -223,14 +232,19 @@ class Patchifier:
         return resize_frames(np.stack([np.asarray(p) for p in pictures]), size)
 
     def _visual(
-        self, frames: npt.NDArray[np.uint8], kind: Literal["image", "video"], seconds: float = 0.0
+        self,
+        frames: npt.NDArray[np.uint8],
+        kind: Literal["image", "video"],
+        seconds: float = 0.0,
+        *,
+        warnings: tuple[str, ...],
     ) -> VisualInput:
         count, height, width, _ = frames.shape
         grid = (count // TEMPORAL_PATCH, height // PATCH, width // PATCH)
         digest = blake2b(f"{kind} {grid} {seconds!r}".encode(), digest_size=16)
         # The bytes before they are cut are a tenth of the patches; both frames of an image are one.
         digest.update((frames if kind == "video" else frames[:1]).tobytes())
-        return VisualInput(self.cut(frames), grid, kind, digest.digest(), seconds)
+        return VisualInput(self.cut(frames), grid, kind, digest.digest(), seconds, warnings)
 
     def _listed_frame(self, video: Video, picture: PILImage.Image) -> PILImage.Image:
         """A frame of a list as qwen-vl-utils 0.0.14 prepares it before the common resize.
@@ -284,6 +298,20 @@ class Patchifier:
         bounds = self.config.min_pixels, self.config.max_pixels
         return first, smart_resize(*first, min_pixels=bounds[0], max_pixels=bounds[1])
 
+    def _clamped(
+        self, image: Image, asked: tuple[int, int], given: tuple[int, int]
+    ) -> tuple[str, ...]:
+        """A warning where the item's own bounds did not hold against the engine's."""
+        own = (image.min_pixels, image.max_pixels, image.resized_height)
+        if asked == given or own == (None, None, None):
+            return ()
+        low, high = self.config.min_pixels, self.config.max_pixels
+        return (
+            f"the image was resized to {given[1]}x{given[0]}, not to the {asked[1]}x{asked[0]} "
+            f"that the item asks for: the model takes {low:,} to {high:,} pixels. Fix: change "
+            "min_pixels or max_pixels of the item, or those of load()",
+        )
+
     def check_tokens(self, steps: int, size: tuple[int, int]) -> None:
         """Refuse what could not fit a prompt, before its pixels are resized."""
         tokens = steps * size[0] * size[1] // FACTOR**2
@@ -298,13 +326,12 @@ class Patchifier:
     def _video_budget(self, video: Video) -> VideoBudget:
         """The video's pixel limits; the published ones give way to a smaller checkpoint's."""
         budget = VideoBudget(video.min_pixels, video.max_pixels, video.total_pixels)
-        high = self.config.max_pixels
-        if high >= VIDEO_MAX_PIXELS:
+        bounds = self.config.video_bounds
+        if bounds is None:
             return budget
-        low = self.config.min_pixels if high < VIDEO_MIN_PIXELS else VIDEO_MIN_PIXELS
         return VideoBudget(
-            budget.min_pixels if budget.min_pixels is not None else low,
-            budget.max_pixels if budget.max_pixels is not None else high,
+            budget.min_pixels if budget.min_pixels is not None else bounds[0],
+            budget.max_pixels if budget.max_pixels is not None else bounds[1],
             budget.total_pixels,
         )
 

@@ -45,7 +45,7 @@ class Preparer:
         limits = replace(options.limits, input_tokens=min(options.limits.input_tokens, context))
         self.options = options
         self.conventions = conventions_in_force(options, checkpoint.conventions)
-        self.tokenizer = Tokenizer(checkpoint.directory)
+        self.tokenizer = Tokenizer(checkpoint.tokenizer, checkpoint.config)
         self.patchify = Patchifier(
             _bounded(checkpoint.patches, self.conventions, options),
             Access(options.policy, limits),
@@ -85,8 +85,9 @@ class Preparer:
             media_first=self.conventions.media_order == "media-first",
             constant_media=blank,
         )
-        warning = request_warning(item.text)
-        return replace(rendered, warnings=(warning,)) if warning else rendered
+        warnings = [w for w in (request_warning(item.text),) if w is not None]
+        warnings += [warning for visual in media for warning in visual.warnings]
+        return replace(rendered, warnings=tuple(warnings))
 
     def _patchify_all(self, item: Item) -> tuple[VisualInput, ...]:
         """All media of one item, stopping as soon as they cannot fit one prompt."""

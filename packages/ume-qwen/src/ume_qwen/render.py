@@ -11,7 +11,6 @@ import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +21,7 @@ from ume_core.limits import Limits
 from ume_core.prompts import Prompt
 from ume_qwen.patches import VisualInput
 from ume_qwen.positions import Positions, mrope_positions
+from ume_qwen.template import compile_template, render_template
 from ume_qwen.tokens import SpecialTokens, Tokenizer
 
 # Private-use characters that stand for the user's text, and for the recipe's ending after the last
@@ -101,7 +101,7 @@ class Renderer:
     ) -> None:
         self.tokenizer = tokenizer
         self.special: SpecialTokens = tokenizer.special
-        self._template = _compile(chat_template)
+        self._template = compile_template(chat_template)
         self._limits = limits
         self._tokens_per_second = tokens_per_second
         self._skeleton = lru_cache(maxsize=256)(self._render_skeleton)
@@ -177,21 +177,28 @@ class Renderer:
         )
 
     def check_text(self, item: Item) -> None:
-        """Refuse text beyond `Limits.text_chars`."""
-        length = len(item.text) + len(item.instruction or "")
-        if length > self._limits.text_chars:
+        """Refuse text beyond `Limits.text_chars`, or surely beyond `Limits.input_tokens`."""
+        text = f"{item.instruction or ''}{item.text}"
+        if len(text) > self._limits.text_chars:
             raise LimitExceeded(
-                f"the text has {length:,} characters, more than limits.text_chars "
+                f"the text has {len(text):,} characters, more than limits.text_chars "
                 f"({self._limits.text_chars:,})",
                 fix="split the text",
             )
         try:
-            f"{item.instruction or ''}{item.text}".encode()
+            text.encode()
         except UnicodeEncodeError as error:
             raise InvalidItem(
                 f"the text is no valid Unicode (character {error.start} is a lone surrogate)",
                 fix="decode it with errors='replace'",
             ) from error
+        tokens = self.tokenizer.surely_more(text, self._limits.input_tokens)
+        if tokens is not None:
+            raise LimitExceeded(
+                f"the text has more than {tokens:,} tokens, and limits.input_tokens allows "
+                f"{self._limits.input_tokens:,}",
+                fix="split or shorten the text",
+            )
 
     def _render_skeleton(self, kinds: tuple[str, ...]) -> tuple[str | int, ...]:
         """The template's text with sentinels for the user's, special tokens already ids."""
@@ -202,11 +209,33 @@ class Renderer:
                 content.append({"type": "text", "text": _TEXT + ending})
             else:
                 content.append({"type": kind, kind: "x"})
-        messages = [{"role": "user", "content": content}]
-        text: str = self._template.render(messages=messages, add_generation_prompt=True)
-        pattern = "(" + "|".join(map(re.escape, self.tokenizer.added)) + ")"
+        text = self._rendered(content)
+        if (text.count(_TEXT), text.count(_ENDING)) != (kinds.count("text"), 1):
+            raise CheckpointError(
+                "the chat template drops or repeats content", fix="use Qwen2-VL's chat template"
+            )
+        self._check_text_kept(content, text)
+        longest_first = sorted(self.tokenizer.added, key=len, reverse=True)
+        pattern = "(" + "|".join(map(re.escape, longest_first)) + ")"
         pieces = [p for p in re.split(pattern, text) if p]
         return tuple(self.tokenizer.added.get(p, p) for p in pieces)
+
+    def _rendered(self, content: list[dict[str, str]]) -> str:
+        return render_template(self._template, content, **self.tokenizer.named)
+
+    def _check_text_kept(self, content: list[dict[str, str]], rendered: str) -> None:
+        """Refuse a template that would change the user's text, which is put in afterwards."""
+        tried = [{k: _in_place(v) for k, v in element.items()} for element in content]
+        if self._rendered(tried) != _in_place(rendered):
+            raise CheckpointError(
+                "the chat template changes the text it is given, such as with `trim`",
+                fix="use a chat template that puts text in as it is, as Qwen2-VL's does",
+            )
+
+
+def _in_place(text: str) -> str:
+    """Words in the sentinels' place, with everything that templates change about text."""
+    return text.replace(_TEXT, " Ab<c>&'\"\u00df  9\n").replace(_ENDING, "\n\n")
 
 
 def _fill(piece: str, texts: list[str]) -> str:
@@ -216,20 +245,3 @@ def _fill(piece: str, texts: list[str]) -> str:
     for literal in literals[1:]:
         filled += texts.pop(0) + literal
     return filled
-
-
-def _compile(chat_template: str) -> Any:
-    """Compile as transformers does (trimmed blocks), sandboxed: a checkpoint is foreign code."""
-    from jinja2.exceptions import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    environment: Any = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    environment.globals["raise_exception"] = _raise
-    try:
-        return environment.from_string(chat_template)
-    except TemplateError as error:
-        raise CheckpointError(f"the chat template is broken: {error}", fix="replace it") from error
-
-
-def _raise(message: str) -> None:
-    raise CheckpointError(f"the chat template refused: {message}", fix="use Qwen2-VL's template")

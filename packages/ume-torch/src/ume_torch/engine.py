@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,7 +12,13 @@ import torch
 from torch import Tensor
 
 from ume_core.embedder import Sampling
-from ume_core.errors import CheckpointError, InvalidOption, UmeError
+from ume_core.errors import (
+    CheckpointError,
+    EngineUnavailable,
+    InvalidOption,
+    LimitExceeded,
+    UmeError,
+)
 from ume_core.options import LoadOptions
 from ume_core.prompts import ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
 from ume_core.results import Record, Sample, Vectors
@@ -24,6 +31,7 @@ from ume_torch.checkpoint import load_model
 from ume_torch.gen_cache import GenCache
 from ume_torch.generate import Row, StopRules
 from ume_torch.linear import cpu_has_bfloat16, pack_linears
+from ume_torch.memory import is_out_of_memory
 from ume_torch.options import TorchOptions
 from ume_torch.runner import Generated, Kernels, Runner
 
@@ -60,16 +68,15 @@ class TorchEmbedder(QwenEmbedder):
         Raises:
             CheckpointError: it is not a usable checkpoint.
             InvalidOption: the device, dtype or attention cannot be had here.
+            LimitExceeded: it does not fit in memory.
+            EngineUnavailable: torch or transformers is installed in part.
         """
         try:
             self._load(model, options or LoadOptions(), engine_options or TorchOptions(), kernels)
         except UmeError:
             raise
-        except Exception as error:  # what foreign files can make parsers raise has no end
-            raise CheckpointError(
-                f"{model} cannot be loaded ({type(error).__name__}: {error})",
-                fix="check its config.json, tokenizer.json and chat template",
-            ) from error
+        except Exception as error:
+            raise _load_error(model, error) from error
 
     def _load(
         self, model: str | Path, options: LoadOptions, own: TorchOptions, kernels: Kernels | None
@@ -113,7 +120,7 @@ class TorchEmbedder(QwenEmbedder):
     def _gen(self, prepared: Prepared, budget: int, sampling: Sampling | None) -> Outputs:
         """Answers as they finish; those of the gen cache at once."""
         signature = self.signature("gen")
-        begun: dict[int, tuple[int, tuple[str, ...]]] = {}  # tokens and warnings of each prompt
+        begun: dict[int, Record] = {}
         keys: dict[int, bytes] = {}
         ready: list[tuple[int, Output | UmeError]] = []
 
@@ -126,9 +133,12 @@ class TorchEmbedder(QwenEmbedder):
                     keys[index] = self._cache.key(item, signature, budget, sampling)
                     kept = self._cache.get(keys[index])
                     if kept is not None:
-                        ready.append((index, Output(*kept)))
+                        record, disc, gen = kept
+                        # Not kept: equal pictures may come from a sound and a damaged file.
+                        record = replace(record, warnings=item.warnings)
+                        ready.append((index, Output(record, disc, gen)))
                         continue
-                begun[index] = len(item.ids), item.warnings
+                begun[index] = Record("ok", None, len(item.ids), warnings=item.warnings)
                 yield index, item
 
         for made in self.runner.gen(uncached(), self._rules(budget), sampling, self._beginning()):
@@ -138,12 +148,13 @@ class TorchEmbedder(QwenEmbedder):
                 yield made
                 continue
             try:
-                output = self._gen_output(*begun.pop(made.number), made)
+                output = self._gen_output(begun.pop(made.number), made)
             except UmeError as error:
                 yield made.number, error
                 continue
             if self._cache is not None and output.disc is not None:
-                self._cache.put(keys.pop(made.number), output.record, output.disc, output.gen)
+                record = replace(output.record, warnings=())
+                self._cache.put(keys.pop(made.number), record, output.disc, output.gen)
             yield made.number, output
         yield from ready
 
@@ -168,10 +179,11 @@ class TorchEmbedder(QwenEmbedder):
             return tokenizer.encode_trusted(f"{THINK_OPEN}{THINK_CLOSE}{ANSWER_OPEN}")
         return []
 
-    def _gen_output(self, prompt_tokens: int, warnings: tuple[str, ...], made: Generated) -> Output:
+    def _gen_output(self, begun: Record, made: Generated) -> Output:
         samples = tuple(self._sample(row) for row in made.rows)
         forced = next((s.reason for s in samples if s.status == "forced"), None)
-        record = Record("forced" if forced else "ok", forced, prompt_tokens, samples, warnings)
+        status = "forced" if forced else "ok"
+        record = replace(begun, status=status, reason=forced, samples=samples)
         vectors = _unit(torch.stack([made.disc, *(row.state for row in made.rows)]))
         return Output(record, vectors[0], list(vectors[1:]))
 
@@ -180,6 +192,25 @@ class TorchEmbedder(QwenEmbedder):
         thinking, summary, short = split_answer(text)
         status = "ok" if row.forced is None else "forced"
         return Sample(status, text, thinking, summary, row.generated_tokens, row.forced, short)
+
+
+def _load_error(model: str | Path, error: Exception) -> UmeError:
+    """What to say of an error that no reader of a file has named: what parsers raise has no end."""
+    if is_out_of_memory(error):
+        return LimitExceeded(
+            f"{model} does not fit in memory",
+            fix="free memory, use dtype='bfloat16', or load a smaller model",
+        )
+    if isinstance(error, ImportError):
+        return EngineUnavailable(
+            f"torch or transformers cannot be imported whole: {error}",
+            fix="install both anew: pip install --force-reinstall torch transformers",
+        )
+    return CheckpointError(
+        f"loading {model} raised {type(error).__name__}: {error}",
+        fix="see whether ume-nano loads here: if it does, a file of this checkpoint is at fault "
+        "(the traceback above names its reader), else the installation of torch or transformers",
+    )
 
 
 def create(model: str | Path, options: LoadOptions, engine_options: TorchOptions) -> TorchEmbedder:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ume_core.errors import CheckpointError, EngineUnavailable
-from ume_qwen.checkpoint import files_digest
+from ume_qwen.digests import files_digest
 from ume_tensorrt.profiles import Profiles, parse_profiles
 
 FORMAT = 1

@@ -8,18 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from ume_core.conventions import conventions_in_force
-from ume_core.embedder import (
-    OnError,
-    Progress,
-    Sampling,
-    check_call,
-    prepare_item,
-    require_mode,
-)
+from ume_core.embedder import OnError, Progress, Sampling, check_embed, prepare_item, require_mode
 from ume_core.errors import UmeError
 from ume_core.fetch import Access
 from ume_core.items import Image, Item, ItemLike, Text
-from ume_core.media import load_video, open_image
+from ume_core.media import load_video, open_picture
 from ume_core.options import LoadOptions
 from ume_core.results import EmbeddingResult, Record, Sample, Vectors
 from ume_core.signature import Mode, Signature
@@ -83,28 +76,30 @@ class FakeEmbedder:
         """See `Embedder.embed`."""
         require_mode(mode, self._modes, self.name)
         del max_new_tokens  # its one token always fits
-        check_call(items, on_error)
-        digests = [
-            prepare_item(item, i, self._digest, instruction=instruction, on_error=on_error)
-            for i, item in enumerate(items)
+        batch = check_embed(items, on_error)
+        read = [
+            prepare_item(batch, index, self._read, instruction=instruction, on_error=on_error)
+            for index in range(len(batch))
         ]
         count = sampling.n if sampling is not None else 1
-        disc = np.full((len(digests), self._dimensions), np.nan, dtype=np.float32)
-        gen = np.full((len(digests), count, self._dimensions), np.nan, dtype=np.float32)
+        disc = np.full((len(read), self._dimensions), np.nan, dtype=np.float32)
+        gen = np.full((len(read), count, self._dimensions), np.nan, dtype=np.float32)
         records: list[Record] = []
-        for row, digest in enumerate(digests):
-            if isinstance(digest, UmeError):
-                records.append(Record("failed", str(digest)))
+        for row, found in enumerate(read):
+            if isinstance(found, UmeError):
+                records.append(Record("failed", str(found)))
                 continue
+            digest, warnings = found
             disc[row] = self._vector(digest, "disc")
             for sample in range(count):
                 seed = "" if sampling is None else f"{sampling.seed}/{sample}"
                 gen[row, sample] = self._vector(digest, "gen" + seed)
             text = f"<think>{digest}</think><answer>{digest}<gen_emb>"
             made = Sample("ok", text, digest, digest, 1)
-            records.append(Record("ok", None, 1, (made,) * count if mode != "disc" else ()))
+            samples = (made,) * count if mode != "disc" else ()
+            records.append(Record("ok", None, 1, samples, warnings=warnings))
             if progress is not None:
-                progress(row + 1, len(digests))
+                progress(row + 1, len(read))
         return EmbeddingResult(
             tuple(records),
             self.signature(mode),
@@ -112,17 +107,23 @@ class FakeEmbedder:
             gen_samples=gen if mode != "disc" else None,
         )
 
-    def _digest(self, item: Item) -> str:
+    def _read(self, item: Item) -> tuple[str, tuple[str, ...]]:
+        """A digest of the content, and what was noticed while it was read."""
+        warnings: tuple[str, ...] = ()
         content = hashlib.sha256((item.instruction or "").encode())
         for part in item.parts:
             if isinstance(part, Text):
                 content.update(b"t" + part.text.encode())
             elif isinstance(part, Image):
-                content.update(b"i" + open_image(part, self._access).tobytes())
+                picture = open_picture(part, self._access)
+                warnings += picture.warnings
+                content.update(b"i" + picture.image.tobytes())
             else:
-                for frame in load_video(part, self._access).images:
+                frames = load_video(part, self._access)
+                warnings += frames.warnings
+                for frame in frames.images:
                     content.update(b"v" + frame.tobytes())
-        return content.hexdigest()[:12]
+        return content.hexdigest()[:12], warnings
 
     def _vector(self, digest: str, salt: str) -> Vectors:
         seed = int.from_bytes(hashlib.sha256(f"{digest}{salt}".encode()).digest()[:8], "big")

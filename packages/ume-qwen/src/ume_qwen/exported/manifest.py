@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ume_core.errors import CheckpointError
-from ume_qwen.checkpoint import files_digest
+from ume_qwen.digests import files_digest
 from ume_qwen.formats import MANIFEST
 
 FORMAT = 4  # 1 had padded prompts, 2 no prefix, 3 older conventions

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -21,15 +19,9 @@ from rich.progress import (
 
 from ume_core.conventions import CONVENTIONS, FRAME_LISTS, MEDIA_ORDER, TEXT_ONLY
 from ume_core.embedder import Embedder
-from ume_core.errors import MediaError
-from ume_core.items import Item, Text, part_from_path
-from ume_core.limits import Limits
-from ume_core.options import LoadOptions
 from ume_core.prompts import PROMPT_ALIASES, PROMPTS
 from ume_core.signature import MODES
 from ume_r1.loading import DEFAULT_MODEL, load
-
-TEXT_SUFFIXES = frozenset((".txt", ".md"))
 
 
 def model_arguments(
@@ -86,40 +78,16 @@ def mode_argument(parser: argparse.ArgumentParser, default: str | None = "disc")
     parser.add_argument("--mode", default=default, choices=MODES, help="default: disc")
 
 
+def options_from(args: argparse.Namespace) -> dict[str, Any]:
+    """The load options that were given, by the names of `LoadOptions`."""
+    names = "device dtype conventions prompt text_only media_order frame_lists thinking".split()
+    given = {name: getattr(args, name) for name in names}
+    return {n: v for n, v in given.items() if v not in (None, "auto")} | dict(args.options)
+
+
 def load_from(args: argparse.Namespace, **changes: Any) -> Embedder:
     """The embedder the arguments describe."""
-    asked = {
-        "device": args.device,
-        "dtype": args.dtype,
-        "conventions": args.conventions,
-        "prompt": args.prompt,
-        "text_only": args.text_only,
-        "media_order": args.media_order,
-        "frame_lists": args.frame_lists,
-        "thinking": args.thinking,
-    }
-    options = replace(LoadOptions(), **{k: v for k, v in asked.items() if v is not None})
-    return load(args.model, engine=args.engine, options=options, **dict(args.options), **changes)
-
-
-def item_from_file(path: Path, limits: Limits) -> Item:
-    """A picture, clip or text file as an item.
-
-    Raises:
-        MediaError: the text file cannot be read. InvalidItem: unknown kind of file.
-    """
-    if path.suffix.lower() not in TEXT_SUFFIXES:
-        return Item((part_from_path(path),))
-    try:
-        if path.exists() and not path.is_file():
-            raise MediaError(f"{path} is not a regular file", fix="name a text file")
-        if path.stat().st_size > 4 * limits.text_chars:  # UTF-8 takes 4 bytes at most
-            raise MediaError(f"{path} is too long a text", fix="split it")
-        return Item((Text(path.read_text("utf-8")),))
-    except UnicodeDecodeError as error:
-        raise MediaError(f"{path} is not UTF-8 text", fix="convert it") from error
-    except OSError as error:
-        raise MediaError(f"cannot read {path}: {error.strerror}", fix="check the path") from error
+    return load(args.model, engine=args.engine, **options_from(args), **changes)
 
 
 class _Lines(Progress):

@@ -18,12 +18,13 @@ from ume_core.items import Item, ItemLike, Text
 from ume_core.limits import Limits
 from ume_core.results import EmbeddingResult, Record, Vectors
 from ume_r1.commands.common import (
-    item_from_file,
     load_from,
     mode_argument,
     model_arguments,
     progress_bar,
 )
+from ume_r1.files import item_from_file
+from ume_r1.output import json_line, valid_unicode
 
 FORMATS = (".npz", ".jsonl", ".parquet")
 
@@ -76,7 +77,7 @@ def embed(args: argparse.Namespace) -> int:
     result = _with_unread(result, unread)
     if args.out is None:
         for row in _rows(names, result):
-            print(json.dumps(row, ensure_ascii=False))
+            print(json_line(row, getattr(sys.stdout, "encoding", None)))
     else:
         write(args.out, names, result)
         print(f"wrote {len(result) - len(result.failed)} vectors to {args.out}", file=sys.stderr)
@@ -107,7 +108,10 @@ def explain(args: argparse.Namespace) -> int:
 
 
 def report_failures(names: list[str], records: tuple[Record, ...]) -> int:
-    """List failed items on standard error; the exit status."""
+    """List failed items, and what was noticed about others, on standard error; the exit status."""
+    for name, record in zip(names, records, strict=True):
+        for warning in record.warnings:
+            print(f"ume: {name}: warning: {warning}", file=sys.stderr)
     failed = [(n, r) for n, r in zip(names, records, strict=True) if r.status == "failed"]
     for name, record in failed:
         print(f"ume: {name}: {record.reason}", file=sys.stderr)
@@ -164,13 +168,21 @@ def write(path: Path, names: list[str], result: EmbeddingResult) -> None:
     """Write vectors, records and signature in the format of the file's suffix, in one step."""
     temporary = path.with_name(f".{path.name}.tmp")
     if path.suffix == ".jsonl":
-        lines = [json.dumps(row, ensure_ascii=False) for row in _rows(names, result)]
+        lines = [json_line(row) for row in _rows(names, result)]
         temporary.write_text("\n".join(lines) + "\n", "utf-8")
     elif path.suffix == ".parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        table = pa.Table.from_pylist(list(_rows(names, result)))
+        texts = ("item", "reason")
+        rows = [
+            row | {key: valid_unicode(row[key]) for key in texts if row[key] is not None}
+            for row in _rows(names, result)
+        ]
+        table = pa.Table.from_pylist(rows)
+        # Where no item has a warning, Arrow cannot know what the lists are of.
+        place, strings = table.column_names.index("warnings"), pa.list_(pa.string())
+        table = table.set_column(place, "warnings", table["warnings"].cast(strings))
         signature = json.dumps(result.signature.to_dict())
         pq.write_table(table.replace_schema_metadata({"ume_signature": signature}), temporary)
     else:
@@ -210,4 +222,5 @@ def _record(record: Record) -> dict[str, Any]:
         "summary": record.summary,
         "prompt_tokens": record.prompt_tokens,
         "generated_tokens": record.generated_tokens,
+        "warnings": list(record.warnings),
     }
