@@ -63,6 +63,8 @@ def test_members_import_only_what_the_design_allows(member: str) -> None:
 def test_the_core_imports_numpy_pillow_and_pluggy_only() -> None:
     allowed = {"ume_core", "numpy", "PIL", "pluggy", "pytest"}  # pytest: the contract kit
     for path in (ROOT / "packages" / "ume-core" / "src").rglob("*.py"):
+        if path.name == "download.py":  # behind the extra `http`, imported at the first URL
+            continue
         eager = {n for n in imports(path, lazy=False) if n not in sys.stdlib_module_names}
         assert eager <= allowed, path
 
@@ -79,7 +81,7 @@ def test_nothing_touches_another_objects_underscored_names() -> None:
     for path in _sources():
         for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
             code = line.split("#")[0]
-            if "torch.ops." in code:  # how torch names its operators
+            if "torch.ops." in code or "os._exit" in code:  # their public names
                 continue
             found += [f"{path}:{number}: {hit}" for hit in reached.findall(code)]
             if re.match(r"\s*from ume_\w+(\.\w+)* import .*(?<!\w)_[a-z]", code):

@@ -282,7 +282,7 @@ def test_a_brotli_without_a_bound_is_not_used(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setitem(sys.modules, "brotlicffi", None)
     monkeypatch.setitem(sys.modules, "brotli", Old)  # type: ignore[arg-type]
-    assert not client._brotli_is_bounded()
+    assert not client.brotli_is_bounded()
 
 
 def test_an_interrupted_download_leaves_no_socket_open(server: Any) -> None:

@@ -344,13 +344,13 @@ def _check_coding(header: str, name: str) -> None:
     """
     for coding in (c.strip().lower() for c in header.split(",")):
         unknown = coding in _CODINGS and coding not in HTTPResponse.CONTENT_DECODERS
-        if unknown or (coding == "br" and not _brotli_is_bounded()):
+        if unknown or (coding == "br" and not brotli_is_bounded()):
             package = _CODINGS[coding]
             fix = f"pip install '{package}', or {_DOWNLOAD}" if package else _DOWNLOAD
             raise MediaError(f"{name} came in the content encoding {coding!r}", fix=fix)
 
 
-def _brotli_is_bounded() -> bool:
+def brotli_is_bounded() -> bool:
     """Whether the brotli that urllib3 takes (brotlicffi, else brotli) has a bound (1.2 has)."""
     for module in ("brotlicffi", "brotli"):
         with suppress(ImportError):
