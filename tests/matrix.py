@@ -1,4 +1,4 @@
-"""What the tests have shown to work: framework x mode x modality x engine, for the README."""
+"""What the tests have shown to work: framework x mode x modality x engine, for the status page."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ume_qwen.devices import has_gpu
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+PAGE = Path(__file__).resolve().parents[1] / "packages" / "ume-r1" / "docs" / "status.md"
 BEGIN, END = "<!-- matrix: written by the tests -->", "<!-- end of the matrix -->"
 # Why TensorRT cannot run here, or "".
 HARDWARE = (
@@ -51,13 +51,13 @@ def table(frameworks: list[str], engines: list[tuple[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def in_readme() -> str:
-    """The table as the README has it."""
-    text = README.read_text("utf-8")
+def in_page() -> str:
+    """The table as the status page has it."""
+    text = PAGE.read_text("utf-8")
     return text.split(BEGIN)[1].split(END)[0].strip()
 
 
 def write(made: str) -> None:
-    """Put a table into the README."""
-    before, rest = README.read_text("utf-8").split(BEGIN)
-    README.write_text(f"{before}{BEGIN}\n{made}\n{END}{rest.split(END)[1]}", "utf-8")
+    """Put a table into the status page."""
+    before, rest = PAGE.read_text("utf-8").split(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}\n{made}\n{END}{rest.split(END)[1]}", "utf-8")

@@ -1,4 +1,4 @@
-"""Every adapter and engine gives the same vectors; the README's matrix is made from this table."""
+"""Every adapter and engine gives the same vectors; the status page's matrix comes from here."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_every_adapter_gives_the_engines_vectors(
         matrix.covered(Cell(adapter, mode, modality, engine))
 
 
-def test_the_readmes_matrix_is_what_the_tests_showed() -> None:
+def test_the_status_pages_matrix_is_what_the_tests_showed() -> None:
     shown = {(c.framework, c.engine, c.mode) for c in matrix.COVERED}
     could = [e for e, _ in ENGINES if e != "tensorrt" or not matrix.HARDWARE]
     if len(shown) < len(ADAPTERS) * len(could):
@@ -167,6 +167,6 @@ def test_the_readmes_matrix_is_what_the_tests_showed() -> None:
     made = matrix.table(list(ADAPTERS), ENGINES)
     if os.environ.get("UME_WRITE_MATRIX"):
         matrix.write(made)
-    if not matrix.HARDWARE and matrix.NOT_RUN in matrix.in_readme():
-        pytest.skip("TensorRT ran here, and the README was written without: UME_WRITE_MATRIX=1")
-    assert matrix.in_readme() == made, "run the tests with UME_WRITE_MATRIX=1"
+    if not matrix.HARDWARE and matrix.NOT_RUN in matrix.in_page():
+        pytest.skip("TensorRT ran here, and the page was written without: UME_WRITE_MATRIX=1")
+    assert matrix.in_page() == made, "run the tests with UME_WRITE_MATRIX=1"

@@ -4,64 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-# As the architecture page tells it; core knows nothing of it.
-ENGINE = '''
-from dataclasses import dataclass
-from pathlib import Path
-
-from ume_core import LoadOptions
-from ume_core.hookspecs import BackendSpec, hookimpl
-from ume_core.testing import FakeEmbedder
-
-
-@dataclass(frozen=True)
-class Options:
-    """Options of the toy engine.
-
-    Attributes:
-        width: length of a vector.
-    """
-
-    width: int = 8
-
-
-class Toy(FakeEmbedder):
-    name = "toy"
-
-
-def can_load(model, device):
-    return None if str(model).endswith(".toy") else "loads files that end in .toy"
-
-
-def create(model, options, own):
-    return Toy(own.width, options=options)
-
-
-@hookimpl
-def ume_backends():
-    return [
-        BackendSpec(
-            "toy", frozenset({"disc", "gen", "both"}), "toy_engine:create", "a toy",
-            can_load="toy_engine:can_load", options="toy_engine:Options", priority=99,
-        )
-    ]
-'''
-KIT = """
-import pytest
-import ume_core
-from ume_core.testing import EmbedderContract
-
-class TestToy(EmbedderContract):
-    @pytest.fixture(scope="class")
-    def embedder(self):
-        return ume_core.load("a.toy", width=16)
-"""
+PAGE = Path(__file__).resolve().parents[1] / "packages" / "ume-r1" / "docs" / "architecture.md"
+# The page's own code: whoever follows it gets a working engine.
+ENGINE, KIT = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.S)
 
 
 @pytest.fixture(scope="module")

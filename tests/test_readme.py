@@ -9,6 +9,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MEMBERS = sorted(ROOT.glob("plugins/*/README.md"))
+PAGES = [
+    ROOT / "README.md",
+    *sorted(ROOT.glob(".github/*.md")),
+    *sorted(ROOT.glob("packages/ume-r1/docs/*.md")),
+]
 
 
 def blocks(path: Path) -> list[str]:
@@ -18,12 +23,14 @@ def blocks(path: Path) -> list[str]:
 def test_the_readmes_python_runs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = blocks(ROOT / "README.md")
-    assert len(found) >= 3
+    guide = ROOT / "packages" / "ume-r1" / "docs" / "guide.md"
+    found = blocks(ROOT / "README.md"), blocks(guide)
+    assert len(found[0]) >= 1 and len(found[1]) >= 3
     monkeypatch.chdir(ROOT)
-    namespace: dict[str, object] = {}
-    for block in found:
-        exec(compile(block, "README.md", "exec"), namespace)
+    for page in found:
+        namespace: dict[str, object] = {}
+        for block in page:
+            exec(compile(block, "README.md", "exec"), namespace)
     shown = capsys.readouterr().out
     assert "(1, 8, 192)" in shown and "missing.png" in shown
 
@@ -43,10 +50,10 @@ def test_a_plugins_example_runs(
         exec(compile(block, str(path), "exec"), namespace)
 
 
-def test_files_the_readme_names_exist() -> None:
-    for name in re.findall(
-        r"\]\(((?:packages|plugins|export|tools)[^)]*)\)", (ROOT / "README.md").read_text()
-    ):
-        assert (ROOT / name).exists(), name
-    for name in re.findall(r"tools/gallery/[\w.-]+", (ROOT / "README.md").read_text()):
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_files_that_pages_link_to_exist(page: Path) -> None:
+    text = page.read_text("utf-8")
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (page.parent / link).exists(), link
+    for name in re.findall(r"tools/gallery/[\w.-]+", text):
         assert (ROOT / name).exists(), name

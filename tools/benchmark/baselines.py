@@ -112,7 +112,7 @@ class Upstream:
 
 
 class Native:
-    """sentence-transformers on a directory `ume save` wrote."""
+    """sentence-transformers on a directory `ume export` wrote."""
 
     def __init__(self, directory: Path, dtype: torch.dtype, device: str) -> None:
         from sentence_transformers import SentenceTransformer

@@ -402,15 +402,6 @@ def test_the_runtime_loads_with_real_bindings_and_needs_a_gpu(line: str, exporte
         assert said[2].startswith("cudaSetDevice: cudaError") and "Fix" in said[2]
 
 
-@pytest.fixture(scope="module")
-def built(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ume-nano's export with TensorRT engines; only where they can be built."""
-    directory = tmp_path_factory.mktemp("tensorrt") / "nano"
-    shutil.copytree(exported, directory)
-    assert main(["export", str(directory), "--format", "tensorrt"]) == 0
-    return directory
-
-
 @needs_hardware
 class TestTensorRT(EmbedderContract):
     @pytest.fixture(scope="class")
