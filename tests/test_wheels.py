@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -58,7 +59,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment(folder: Path) -> Path:
     """A virtual environment with all third parties of this one, as links, and nothing of ours.
 
-    Installing them would copy torch's 5 GB; uv sees the links as what is installed.
+    Installing them would copy torch's 5 GB; uv takes what is linked for installed.
 
     Returns:
         Its Python.
@@ -68,9 +69,13 @@ def environment(folder: Path) -> Path:
     site = next(folder.glob("lib/python*/site-packages"))
     ours = tuple(f"{distribution(folder)}-" for folder in FOLDERS)
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
-        there = (site / entry.name).exists()
-        if not there and not entry.name.startswith(ours) and entry.suffix != ".pth":
-            (site / entry.name).symlink_to(entry)
+        target = site / entry.name
+        if target.exists() or entry.name.startswith(ours) or entry.suffix == ".pth":
+            continue
+        if entry.suffix == ".dist-info":  # uv does not follow a link to one
+            shutil.copytree(entry, target)
+        else:
+            target.symlink_to(entry)
     return folder / "bin" / "python"
 
 
@@ -154,7 +159,7 @@ def recipes() -> list[tuple[str, str]]:
         fenced = "\n".join(re.findall(r"```\w*\n(.*?)```", text, re.S)).splitlines()
         inline = re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.S))
         for command in (*fenced, *(" ".join(words.split()) for words in inline)):
-            _, behind, arguments = command.partition("pip install ")
+            _, behind, _arguments = command.partition("pip install ")
             if behind:
                 found.append((str(path.parent.relative_to(ROOT)), command))
     return found
