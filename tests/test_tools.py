@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import quickstart
+from tools import quickstart, version
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -60,3 +61,19 @@ def test_setup_names_what_it_accepts() -> None:
     done = subprocess.run([ROOT / "tools" / "setup", "nothing"], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "usage: tools/setup [main|export|floors]\n"
+
+
+def test_setup_refuses_a_python_that_does_not_work_and_keeps_the_environment() -> None:
+    environment = {**os.environ, "PYTHON": "/bin/false"}
+    done = subprocess.run(
+        [ROOT / "tools" / "setup"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "set PYTHON=/path/to/python3" in done.stderr
+    assert (ROOT / ".venv" / "bin" / "python").exists()
+
+
+def test_the_version_tool_prints_the_one_version_and_takes_nothing_else() -> None:
+    done = subprocess.run([ROOT / "tools" / "version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == version.read(ROOT / "pyproject.toml")
+    done = subprocess.run([ROOT / "tools" / "version", "one two"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr == "usage: tools/version [NEW]\n"
