@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import selectors
 import shlex
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import ume_nano
-from ume_r1.cli import main as ume
 from ume_r1.index.description import FORMAT
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,19 +36,52 @@ TOUR: tuple[tuple[str, list[str]], ...] = (
 )
 
 
-def main() -> int:
-    """Run the tour; the first failing command's status."""
+def main(setup_seconds: int = 0, *, ume: str = ".venv/bin/ume", silence: float = 4.0) -> int:
+    """Run the tour, each command as a user would: in a process of its own.
+
+    Args:
+        setup_seconds: what setting up took before; part of the time told at the end.
+        ume: the command.
+        silence: seconds without output after which a line says how long it has been.
+
+    Returns:
+        The first failing command's exit status, else 0.
+    """
     (ROOT / PAGE).parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     for title, arguments in TOUR:
-        print(f"\n# {title}\n$ .venv/bin/ume {shlex.join(arguments)}", flush=True)
-        status = ume(arguments)
+        command = [ume, *arguments]
+        print(f"\n# {title}\n$ {shlex.join(command)}", flush=True)
+        status = run(command, silence)
         if status:
             return status
-    print(f"\nDone in {time.monotonic() - began:.0f} s. Open {ROOT / PAGE} in a browser,")
+    seconds = setup_seconds + time.monotonic() - began
+    print(f"\nDone in {seconds:.0f} s, {setup_seconds} s of which set things up.")
+    print(f"Open {ROOT / PAGE} in a browser,")
     print("or index a folder of your own: .venv/bin/ume index FOLDER --to INDEX")
     return 0
 
 
+def run(command: list[str], silence: float) -> int:
+    """Run a command from the project's root, show its output, and a line when it is silent."""
+    began = time.monotonic()
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process, selectors.DefaultSelector() as selector:  # fmt: skip
+        assert process.stdout is not None
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while True:
+            if not selector.select(silence):
+                print(f"  {time.monotonic() - began:.0f} s ...", flush=True)
+                continue
+            chunk = os.read(process.stdout.fileno(), 65536)
+            if not chunk:
+                break
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
+    return process.returncode
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*map(int, sys.argv[1:])))

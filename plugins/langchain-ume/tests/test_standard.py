@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("langchain_tests", reason="pip install 'langchain-ume[test]'")
+pytest.importorskip("langchain_tests", reason="pip install 'langchain-tests>=1.1,<2'")
 
 from langchain_tests.integration_tests import EmbeddingsIntegrationTests
 from langchain_tests.unit_tests import EmbeddingsUnitTests

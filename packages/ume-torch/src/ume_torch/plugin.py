@@ -17,7 +17,7 @@ def ume_backends() -> list[BackendSpec]:
             options="ume_torch.options:TorchOptions",
             description="PyTorch on a CPU or CUDA device; disc and gen",
             requires=("torch", "transformers"),
-            install="install ume-torch (in a clone: pip install packages/ume-torch)",
+            install="pip install 'torch>=2.6' 'transformers>=4.57,<6'",
             priority=10,
         )
     ]

@@ -15,7 +15,7 @@ def ume_backends() -> list[BackendSpec]:
             factory="ume_onnxruntime.engine:create",
             description="ONNX Runtime on a CPU, CUDA or TensorRT provider; disc, exported models",
             requires=("onnxruntime",),
-            install="pip install onnxruntime (or onnxruntime-gpu)",
+            install="pip install 'onnxruntime>=1.22', or 'onnxruntime-gpu>=1.24.1' for a GPU",
             priority=20,
             can_load="ume_qwen.formats:exported",
             options="ume_onnxruntime.options:OnnxOptions",

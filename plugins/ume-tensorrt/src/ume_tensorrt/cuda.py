@@ -33,7 +33,10 @@ def call(function: Callable[..., Any], *args: Any) -> Any:
         name = getattr(function, "__name__", "a CUDA call")
         fix = "check the driver with nvidia-smi, or use another engine"
         if status == _cuda.cudaError_t.cudaErrorInsufficientDriver:
-            fix = "install a driver (CUDA 13 needs 580), or for older ones ume-tensorrt[trt10-cu12]"
+            fix = (
+                "install a driver (CUDA 13 needs 580), or for older ones: pip install "
+                "'tensorrt-cu12>=10.13,<11' 'cuda-bindings>=12.9,<13'"
+            )
         raise EngineUnavailable(f"{name}: {status.name}", fix=fix)
     return results[0] if len(results) == 1 else tuple(results)
 

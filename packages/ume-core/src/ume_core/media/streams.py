@@ -194,7 +194,7 @@ def import_av() -> Any:
         import av
     except ImportError as error:
         raise EngineUnavailable(
-            "video files need PyAV", fix="pip install 'ume-core[video]', or pass a list of frames"
+            "video files need PyAV", fix="pip install 'av>=15', or pass a list of frames"
         ) from error
     return av
 

@@ -1,0 +1,79 @@
+"""What the project's own commands promise: set-up, tour, tests of one member."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools import quickstart, version
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def recorder(path: Path, status: int = 0) -> str:
+    """A command that appends its process id and arguments to a log beside it."""
+    path.write_text(
+        f"#!{sys.executable}\nimport json, os, sys\n"
+        f"with open({str(path) + '.log'!r}, 'a') as log:\n"
+        "    log.write(json.dumps([os.getpid(), os.getcwd(), sys.argv]) + '\\n')\n"
+        f"sys.exit({status})\n"
+    )
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_the_tour_runs_the_very_commands_it_prints_each_in_its_own_process(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = recorder(tmp_path / "ume")
+    assert quickstart.main(7, ume=command) == 0
+    shown = capfd.readouterr().out
+    printed = [shlex.split(line[2:]) for line in shown.splitlines() if line.startswith("$ ")]
+    log = [json.loads(line) for line in (tmp_path / "ume.log").read_text().splitlines()]
+    assert [arguments for _, _, arguments in log] == printed
+    assert len({process for process, _, _ in log}) == len(quickstart.TOUR)
+    assert {folder for _, folder, _ in log} == {str(ROOT)}
+    assert "7 s of which set things up" in shown
+
+
+def test_the_tour_ends_with_the_first_failing_command(tmp_path: Path) -> None:
+    assert quickstart.main(ume=recorder(tmp_path / "ume", status=3)) == 3
+    assert len((tmp_path / "ume.log").read_text().splitlines()) == 1
+
+
+def test_a_silent_command_of_the_tour_is_said_to_be_running(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    code = "import time; print('first', flush=True); time.sleep(0.7); print('last')"
+    assert quickstart.run([sys.executable, "-c", code], 0.2) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0] == "first" and lines[-1] == "last"
+    assert len(lines) > 2 and all(line.endswith(" s ...") for line in lines[1:-1])
+
+
+def test_setup_names_what_it_accepts() -> None:
+    done = subprocess.run([ROOT / "tools" / "setup", "nothing"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "usage: tools/setup [main|export|floors]\n"
+
+
+def test_setup_refuses_a_python_that_does_not_work_and_keeps_the_environment() -> None:
+    environment = {**os.environ, "PYTHON": "/bin/false"}
+    done = subprocess.run(
+        [ROOT / "tools" / "setup"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "set PYTHON=/path/to/python3" in done.stderr
+    assert (ROOT / ".venv" / "bin" / "python").exists()
+
+
+def test_the_version_tool_prints_the_one_version_and_takes_nothing_else() -> None:
+    done = subprocess.run([ROOT / "tools" / "version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == version.read(ROOT / "pyproject.toml")
+    done = subprocess.run([ROOT / "tools" / "version", "one two"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr == "usage: tools/version [NEW]\n"
