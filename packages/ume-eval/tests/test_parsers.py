@@ -222,7 +222,7 @@ def test_a_moment_without_a_right_clip_is_a_miss_and_noted(tmp_path: Path) -> No
     root = tmp_path / "video-tasks/frames/video_mret/Charades_STA"  # the second of its roots
     for folder in ("query", "negative_0", "negative_1"):
         save_frames(root / "v" / folder, THINGS[0], 8)
-    write_set(tmp_path, task.source, {None: [{"query": "q", "video_path": "v.mp4"}]})
+    write_set(tmp_path, task.source, {"default": [{"query": "q", "video_path": "v.mp4"}]})
     data = parse(task, Annotations(tmp_path, tmp_path / ".arrow"))
     assert data.queries[0].relevant == {}
     assert data.notes == {"row without a right clip": 1}
@@ -240,7 +240,8 @@ def test_moment_seeker_takes_its_instruction_from_the_query(demo: Annotations) -
     kinds = [q.entry.media.kind if q.entry.media else None for q in data.queries]
     assert kinds == [None, "image", "video", None]
     assert len(data.queries[3].relevant) == 2
-    assert len(data.candidates[-1].media.files) == 3  # all saved frames
+    last = data.candidates[-1].media
+    assert last is not None and len(last.files) == 3  # all saved frames
     assert data.candidates[0].text == "Understand the content of the provided video clip."
 
 
@@ -261,7 +262,8 @@ def test_visual_documents(demo: Annotations) -> None:
     # Pages that queries name stand first, in the order of the relevance; then the others.
     assert [c.key for c in data.candidates[:4]] == [6, 12, 0, 7]
     assert len({c.key for c in data.candidates}) == 18
-    assert isinstance(data.candidates[0].media.files[0], Page)
+    first = data.candidates[0].media
+    assert first is not None and isinstance(first.files[0], Page)
     assert query.entry.text.startswith("Find a document image that matches the given query: On")
 
 
@@ -310,7 +312,7 @@ def test_missing_annotations_name_the_download(tmp_path: Path) -> None:
 
 def test_another_data_sets_columns_are_named(tmp_path: Path) -> None:
     task = next(t for t in tasks_of() if t.name == "MSVD")
-    write_set(tmp_path, task.source, {None: [{"video_id": "v", "sentence": "s"}]})
+    write_set(tmp_path, task.source, {"default": [{"video_id": "v", "sentence": "s"}]})
     with pytest.raises(InvalidOption, match="no column 'caption'"):
         parse(task, Annotations(tmp_path, tmp_path / ".arrow"))
 

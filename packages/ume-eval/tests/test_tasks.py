@@ -10,12 +10,12 @@ import yaml
 
 from ume_core.errors import InvalidOption
 from ume_eval.data.parse import PARSERS
-from ume_eval.tasks import META_TASKS, PROTOCOLS, choose, instruction_digest, tasks_of
+from ume_eval.tasks import META_TASKS, PROTOCOLS, Protocol, choose, instruction_digest, tasks_of
 from ume_eval.tasks.configurations import read_configurations
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_78_tasks_in_the_published_groups(protocol: str) -> None:
+def test_78_tasks_in_the_published_groups(protocol: Protocol) -> None:
     tasks = tasks_of(protocol)
     counts = Counter(t.meta_task for t in tasks)
     assert [counts[m] for group in META_TASKS.values() for m in group] == [

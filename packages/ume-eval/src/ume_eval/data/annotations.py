@@ -59,7 +59,10 @@ class Annotations:
             )
         cache = str(self.cache) if self.cache else None
         try:
-            table = datasets.load_dataset(str(folder), config, split=source.split, cache_dir=cache)
+            with quiet():
+                table = datasets.load_dataset(
+                    str(folder), config, split=source.split, cache_dir=cache
+                )
         except Exception as error:  # whatever a foreign file makes the library raise
             raise InvalidOption(
                 f"{folder} has no readable {config or 'default'} / {source.split}: {error}",

@@ -33,7 +33,7 @@ def build(data: Path) -> None:
         "RefCOCO-Matching": _matching,
     }
     rows = {name: [maker(_turned(n)) for n in range(ROWS)] for name, maker in makers.items()}
-    write_set(data, Source(ANNOTATIONS), dict(rows))
+    write_set(data, Source(ANNOTATIONS), rows)
 
 
 def _turned(start: int) -> list[Thing]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,14 @@ from ume_eval.data.annotations import FOLDER, quiet
 from ume_eval.tasks import Source
 
 
-def write_set(
-    data: Path, source: Source, configs: dict[str | None, Sequence[dict[str, Any]]]
-) -> None:
-    """Write a data set's configurations; `None` names the only one."""
+def write_set(data: Path, source: Source, configs: Mapping[str, Sequence[dict[str, Any]]]) -> None:
+    """Write a data set's configurations; `default` is the name of an only one."""
     import datasets
 
     folder = data / FOLDER / source.repo
     folder.mkdir(parents=True, exist_ok=True)
     entries: list[dict[str, Any]] = []
-    for config, rows in configs.items():
-        name = config or "default"
+    for name, rows in configs.items():
         table = datasets.Dataset.from_list(list(rows))
         if "image" in table.column_names:
             table = table.cast_column("image", datasets.Image())

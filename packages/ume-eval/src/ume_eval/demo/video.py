@@ -28,7 +28,7 @@ def build(data: Path, tasks: Sequence[Task]) -> None:
             _mvbench(data, task, root)
             continue
         rows = [_row(task, root, n) for n in range(ROWS)]
-        write_set(data, replace(task.source, config=None), {task.source.config: rows})
+        write_set(data, replace(task.source, config=None), {task.source.config or "default": rows})
 
 
 def _row(task: Task, root: Path, n: int) -> Row:
@@ -115,7 +115,7 @@ def _seeker(root: Path, n: int) -> Row:
 
 def _mvbench(data: Path, task: Task, root: Path) -> None:
     """One row in each of its configurations; one answer is not among its options."""
-    configs: dict[str | None, list[Row]] = {}
+    configs: dict[str, list[Row]] = {}
     for n, subset in enumerate(MVBENCH_SUBSETS):
         thing = THINGS[n]
         save_frames(root / subset / f"{n}.mp4", thing, 8)

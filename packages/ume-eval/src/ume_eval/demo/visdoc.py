@@ -20,7 +20,7 @@ def build(data: Path, tasks: Sequence[Task]) -> None:
             write_set(data, task.source, _tables(task))
 
 
-def _tables(task: Task) -> dict[str | None, list[dict[str, Any]]]:
+def _tables(task: Task) -> dict[str, list[dict[str, Any]]]:
     keys = [_key(task, n) for n in range(PAGES)]
     queries = [
         {"query-id": n, "query": f"On which page is the {THINGS[n].name}?"} for n in range(QUERIES)
