@@ -8,6 +8,7 @@ from importlib import import_module
 _SUBCOMMANDS = {
     "mmeb": "score a model on MMEB-V2",
     "tasks": "list the 78 tasks and their data",
+    "scaling": "measure what thinking is worth",
     "report": "write reports of a run, compare two, make the leaderboard file",
 }
 

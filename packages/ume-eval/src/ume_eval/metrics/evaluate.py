@@ -72,7 +72,7 @@ def evaluate(
                 fix="embed them again; NaN has no rank",
             )
     return evaluate_scores(
-        data, _score_rows(data, queries, candidates, failed_candidates), ties=ties,
+        data, score_rows(data, queries, candidates, failed_candidates), ties=ties,
         failed_queries=failed_queries,
     )  # fmt: skip
 
@@ -106,7 +106,7 @@ def evaluate_scores(
     return Evaluated(metrics, per_query, tied, exact if data.task.graded else None)
 
 
-def _score_rows(
+def score_rows(
     data: TaskData, queries: Vectors, candidates: Vectors, failed: frozenset[int]
 ) -> Iterator[Scores]:
     """Each query's scores, in the order of its list.

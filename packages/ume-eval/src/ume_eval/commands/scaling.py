@@ -1,0 +1,69 @@
+"""`ume eval scaling`: what thinking is worth on tasks of MMEB-V2, or on the miniature."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ume_core.errors import InvalidOption
+from ume_eval.commands.model import load_model, model_arguments
+from ume_eval.commands.progress import Bar
+from ume_eval.data import Annotations, parse
+from ume_eval.demo import DEMO_TASKS, build_demo
+from ume_eval.report.scaling import write_scaling
+from ume_eval.run import Workers, preflight, require_ready
+from ume_eval.scaling import StudyOptions, study
+from ume_eval.tasks import DEFAULT_PROTOCOL, PROTOCOLS, choose, tasks_of
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Data, model, samples and ways of thinking."""
+    parser.add_argument("--data", type=Path, help="directory with MMEB-V2's media and annotations")
+    parser.add_argument("--demo", action="store_true", help="draw a miniature and study that")
+    parser.add_argument("--protocol", default=DEFAULT_PROTOCOL, choices=PROTOCOLS)
+    parser.add_argument("--tasks", nargs="+", default=[], metavar="TASK")
+    parser.add_argument("--samples", type=int, default=8, help="sampled answers per query; 0: none")
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--variants", nargs="*", default=["short", "none", "skip"],
+        choices=("short", "none", "skip"), help="ways of thinking beside full",
+    )  # fmt: skip
+    parser.add_argument("--output", type=Path, default=Path("scaling-results"))
+    model_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Study every task; prints the page."""
+    if args.demo:
+        args.data = args.data or args.output / "demo-data"
+        args.model = args.model or "ume-nano"
+        args.max_new_tokens = args.max_new_tokens or 64
+        build_demo(args.data, args.protocol)
+    if args.data is None or args.model is None:
+        raise InvalidOption("--data or --model is missing", fix="give both, or try --demo")
+    tasks = tasks_of(args.protocol)
+    tasks = choose([t for t in tasks if not args.demo or t.name in DEMO_TASKS], args.tasks)
+    annotations = Annotations(args.data, args.data / ".arrow" if args.demo else None)
+    require_ready(preflight(tasks, annotations, allow_partial=args.demo))
+    embedder, convention = load_model(args, Workers())
+    variants = {}
+    for name in args.variants:
+        variants[name], _ = load_model(
+            argparse.Namespace(**{**vars(args), "thinking": name}), Workers()
+        )
+    options = StudyOptions(args.samples, args.temperature, args.max_new_tokens, args.seed, variants)
+    found = []
+    with Bar("studying", len(tasks)) as bar:
+        for task in tasks:
+            bar.title(task.name)
+            found.append(study(parse(task, annotations), embedder, options))
+            bar.advance(1)
+    signature = embedder.signature("gen")
+    about = {
+        "model": signature.model, "weights": signature.weights, "dtype": signature.dtype,
+        "protocol": args.protocol, "conventions": convention, "prompt": signature.prompt,
+        "budget": args.max_new_tokens, "seed": args.seed,
+    }  # fmt: skip
+    print(write_scaling(args.output, about, found))
+    return 0
