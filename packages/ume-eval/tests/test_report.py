@@ -174,6 +174,12 @@ def test_names_are_escaped_in_pages() -> None:
     assert "<script>" not in page and "<b>" not in page and "<svg/>" in page
 
 
+def test_the_readmes_python_runs() -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    exec(compile(block, "README.md", "exec"), {})
+
+
 def test_tasks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "tasks", "V-MR"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -51,7 +51,8 @@ def test_reciprocal_rank_fusion_equals_ranx() -> None:
     rng = np.random.default_rng(2)
     disc, gen = rng.permutation(20) / 20, rng.permutation(20) / 20
     runs = [ranx.Run({"q": {str(n): float(v) for n, v in enumerate(s)}}) for s in (disc, gen)]
-    oracle: Any = ranx.fuse(runs=runs, method="rrf", norm=None).to_dict()["q"]
+    nothing: Any = None
+    oracle: Any = ranx.fuse(runs=runs, method="rrf", norm=nothing).to_dict()["q"]
     ours = fusion.reciprocal_ranks(disc, gen)
     np.testing.assert_allclose(ours, [oracle[str(n)] for n in range(20)])
 
@@ -135,6 +136,9 @@ def test_a_study_of_the_miniature(demo: Annotations, tmp_path: Path) -> None:
     output = ["--samples", "3", "--variants", "none", "--output", str(tmp_path)]
     assert main([*command, *output]) == 0
     content = json.loads((tmp_path / "scaling.json").read_text("utf-8"))
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "studies").iterdir()}
+    assert main([*command, *output]) == 0  # a finished task is not studied again
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "studies").iterdir()} == kept
     assert [s["task"] for s in content["studies"]] == ["QVHighlight", "ViDoSeek-doc"]
     for found in content["studies"]:
         points = found["points"]

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from ume_core import Embedder
 from ume_core.errors import InvalidOption
 from ume_eval.commands.model import load_model, model_arguments
 from ume_eval.commands.progress import Bar
-from ume_eval.data import Annotations, parse
+from ume_eval.data import Annotations, TaskData, parse
 from ume_eval.demo import DEMO_TASKS, build_demo
 from ume_eval.report.scaling import write_scaling
 from ume_eval.run import Workers, preflight, require_ready
+from ume_eval.run.store import write_json
 from ume_eval.scaling import StudyOptions, study
 from ume_eval.tasks import DEFAULT_PROTOCOL, PROTOCOLS, choose, tasks_of
 
@@ -47,23 +52,42 @@ def run(args: argparse.Namespace) -> int:
     annotations = Annotations(args.data, args.data / ".arrow" if args.demo else None)
     require_ready(preflight(tasks, annotations, allow_partial=args.demo))
     embedder, convention = load_model(args, Workers())
-    variants = {}
-    for name in args.variants:
-        variants[name], _ = load_model(
-            argparse.Namespace(**{**vars(args), "thinking": name}), Workers()
-        )
+    variants = {
+        name: load_model(argparse.Namespace(**{**vars(args), "thinking": name}), Workers())[0]
+        for name in args.variants
+    }
     options = StudyOptions(args.samples, args.temperature, args.max_new_tokens, args.seed, variants)
-    found = []
-    with Bar("studying", len(tasks)) as bar:
-        for task in tasks:
-            bar.title(task.name)
-            found.append(study(parse(task, annotations), embedder, options))
-            bar.advance(1)
     signature = embedder.signature("gen")
     about = {
         "model": signature.model, "weights": signature.weights, "dtype": signature.dtype,
         "protocol": args.protocol, "conventions": convention, "prompt": signature.prompt,
-        "budget": args.max_new_tokens, "seed": args.seed,
+        "budget": args.max_new_tokens, "samples": args.samples, "temperature": args.temperature,
+        "seed": args.seed, "variants": args.variants,
     }  # fmt: skip
+    found: list[dict[str, Any]] = []
+    for number, task in enumerate(tasks, 1):
+        title = f"{task.name} ({number}/{len(tasks)})"
+        found.append(_study(parse(task, annotations), embedder, options, about, args.output, title))
     print(write_scaling(args.output, about, found))
     return 0
+
+
+def _study(
+    data: TaskData,
+    embedder: Embedder,
+    options: StudyOptions,
+    about: dict[str, Any],
+    output: Path,
+    title: str,
+) -> dict[str, Any]:
+    """One task's study; taken from its file if that was made under the same settings."""
+    path = output / "studies" / f"{data.task.name}.json"
+    settings = {**about, "signature": embedder.signature("gen").digest, "data": data.digest()}
+    if path.is_file():
+        kept = json.loads(path.read_text("utf-8"))
+        if kept["settings"] == json.loads(json.dumps(settings)):
+            return kept["study"]
+    with Bar(title, options.work(len(data.queries), len(data.candidates))) as bar:
+        found = study(data, embedder, replace(options, advance=bar.advance))
+    write_json(path, {"settings": settings, "study": found})
+    return found

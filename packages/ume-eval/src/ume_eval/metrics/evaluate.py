@@ -84,7 +84,13 @@ def evaluate_scores(
     ties: Ties = "expected",
     failed_queries: frozenset[int] = frozenset(),
 ) -> Evaluated:
-    """As `evaluate`, from each query's scores in the order of its list."""
+    """As `evaluate`, from each query's scores in the order of its list.
+
+    Raises:
+        InvalidOption: there are no queries, or a score is NaN.
+    """
+    if not data.queries:
+        raise InvalidOption(f"{data.task.name} has no queries", fix="check its annotations")
     keys = [c.key for c in data.candidates]
     main = data.task.metric
     found: list[Ranked] = []

@@ -15,7 +15,7 @@ from ume_eval.data.model import TaskData
 from ume_eval.metrics import Evaluated, Ties
 from ume_eval.metrics.bootstrap import interval
 from ume_eval.run.store import Stored, write_json
-from ume_eval.tasks import Protocol, Task
+from ume_eval.tasks import Protocol, Task, instruction_digest
 from ume_eval.tasks.protocols import COMMITS
 
 SCHEMA = 1
@@ -84,7 +84,11 @@ def score_record(
         "frames_of_the_protocol": expected.frames,
         "modes": {"query": signatures[0].mode, "target": signatures[1].mode},
         "max_new_tokens": budget if any(gen) else None,
-        "instructions": {"query": task.query_instruction, "target": task.target_instruction},
+        "instructions": {
+            "query": task.query_instruction,
+            "target": task.target_instruction,
+            "digest": instruction_digest([task]),
+        },
         "convention": stated(convention, signatures[0]),
         "signature": {
             side: {"digest": s.digest, **s.to_dict()}

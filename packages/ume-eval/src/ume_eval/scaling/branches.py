@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,8 +48,15 @@ def embed(
     *,
     max_new_tokens: int | None = None,
     sampling: Sampling | None = None,
+    advance: Callable[[int], None] | None = None,
 ) -> Embedded:
     """Embed entries in batches.
+
+    Args:
+        embedder: any embedder. entries: queries or candidates.
+        mode: `disc` or `gen`. max_new_tokens: budget of an answer.
+        sampling: several answers of each entry. advance: called with a number of answers or
+            vectors when they are done.
 
     Raises:
         InvalidItem: an entry cannot be embedded; a study has no use for half of its data.
@@ -62,6 +69,8 @@ def embed(
         if mode == "gen":
             options = {"max_new_tokens": max_new_tokens, "sampling": sampling}
         results.append(embedder.embed(items, mode="gen" if mode == "gen" else "disc", **options))
+        if advance is not None:
+            advance(len(items) * (sampling.n if sampling else 1))
     seconds = time.perf_counter() - began
     records = [r for result in results for r in result.records]
     if any(r.status == "failed" for r in records):

@@ -32,6 +32,7 @@ class StudyOptions:
         variants: further ways of thinking, such as `none`: embedders by name.
         answers: ways of embedding that an `Embedder` does not have (shuffled thinking): functions
             that return queries and candidates, by name.
+        advance: called with a number of vectors when they are done; see `work`.
     """
 
     samples: int = 8
@@ -40,6 +41,11 @@ class StudyOptions:
     seed: int = 0
     variants: Mapping[str, Embedder] = field(default_factory=dict)
     answers: Mapping[str, Answers] = field(default_factory=dict)
+    advance: Callable[[int], None] | None = None
+
+    def work(self, queries: int, candidates: int) -> int:
+        """Vectors that a study of so many entries computes, for progress."""
+        return (queries + candidates) * (2 + len(self.variants)) + queries * self.samples
 
 
 def study(data: TaskData, embedder: Embedder, options: StudyOptions) -> dict[str, Any]:
@@ -48,8 +54,8 @@ def study(data: TaskData, embedder: Embedder, options: StudyOptions) -> dict[str
     budget = options.max_new_tokens
     sides = {
         mode: (
-            embed(embedder, queries, mode, max_new_tokens=budget),
-            embed(embedder, data.candidates, mode, max_new_tokens=budget),
+            embed(embedder, queries, mode, max_new_tokens=budget, advance=options.advance),
+            embed(embedder, data.candidates, mode, max_new_tokens=budget, advance=options.advance),
         )
         for mode in ("disc", "gen")
     }
@@ -71,8 +77,10 @@ def study(data: TaskData, embedder: Embedder, options: StudyOptions) -> dict[str
     ]
     points["fusion, reciprocal ranks"] = _point(quality(data, rrf), both)
     for name, variant in options.variants.items():
-        q = embed(variant, queries, "gen", max_new_tokens=budget)
-        c = embed(variant, data.candidates, "gen", max_new_tokens=budget)
+        q, c = (
+            embed(variant, side, "gen", max_new_tokens=budget, advance=options.advance)
+            for side in (queries, data.candidates)
+        )
         points[f"gen, {name}"] = _variant(data, q, c, sides["gen"])
     for name, answers in options.answers.items():
         points[f"gen, {name}"] = _variant(data, *answers(data), sides["gen"])
@@ -184,7 +192,7 @@ def _samples(
     sampling = Sampling(n=n, temperature=options.temperature, seed=options.seed)
     sampled = embed(
         embedder, [q.entry for q in data.queries], "gen",
-        max_new_tokens=options.max_new_tokens, sampling=sampling,
+        max_new_tokens=options.max_new_tokens, sampling=sampling, advance=options.advance,
     )  # fmt: skip
     index = greedy[1].vectors
     each = np.stack(
