@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from ume_core.items import Image, Item, Part, Text, Video
+from ume_core import Image, Item, Text, Video
 from ume_eval.tasks import Task
 
 # What the official collator puts beside every text, and alone in place of an empty candidate.
@@ -85,7 +85,7 @@ class Entry:
 
     def item(self) -> Item:
         """As it is embedded: media first, then the text."""
-        parts: list[Part] = [] if self.media is None else [self.media.part()]
+        parts: list[Text | Image | Video] = [] if self.media is None else [self.media.part()]
         if self.text.strip():
             parts.append(Text(self.text))
         return Item(tuple(parts) or (Image(BLANK),))

@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib
 
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#805ad5", "#718096")
+_MARKERS = "os^DvPX"  # seven against five colours: no two of 35 entries look alike
 _STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -49,13 +50,15 @@ def cost_quality(
         x_label: of the cost axis. y_label: of the quality axis.
     """
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(7, 4.2)
+        figure, axes = _figure(9, 4.6)
         for number, (name, points) in enumerate(curves.items()):
             ordered = sorted(points, key=lambda p: p["cost"])
             x, y = [p["cost"] for p in ordered], [p["quality"] for p in ordered]
             colour = COLOURS[number % len(COLOURS)]
             style = "-" if len(points) > 1 else ""
-            axes.plot(x, y, style, marker="os^Dv"[number % 5], ms=4, color=colour, label=name)
+            marker = _MARKERS[number % len(_MARKERS)]
+            size = 3.5 if len(points) > 1 else 7
+            axes.plot(x, y, style, marker=marker, ms=size, color=colour, label=name)
             if all("low" in p for p in ordered):
                 low, high = ([p[k] for p in ordered] for k in ("low", "high"))
                 if len(points) > 1:
@@ -64,7 +67,7 @@ def cost_quality(
                     axes.vlines(x, low, high, color=colour, lw=1)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
         return _svg(figure)
 
 
