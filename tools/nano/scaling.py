@@ -8,10 +8,12 @@ issue 12: how much does the vector depend on what was thought?).
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image as PILImage
@@ -26,6 +28,7 @@ from ume_core import Embedder, LoadOptions
 from ume_core.prompts import ANSWER_OPEN, GEN_TOKEN, THINK_CLOSE, THINK_OPEN
 from ume_eval.data import Entry, Media, Query, TaskData
 from ume_eval.report.scaling import write_scaling
+from ume_eval.run.store import write_json
 from ume_eval.scaling import StudyOptions, study
 from ume_eval.scaling.branches import Embedded, embed
 from ume_eval.tasks import Source, Task
@@ -158,8 +161,20 @@ def main() -> None:
         name: TorchEmbedder(path, replace(base, thinking=name, thinking_tokens=8))
         for name in ("short", "none", "skip")
     }
-    found = []
+    signature = engine.signature("gen")
+    about = {
+        "model": "ume-nano", "weights": signature.weights, "dtype": signature.dtype,
+        "prompt": signature.prompt, "budget": NEW_TOKENS, "short thinking": "8 tokens", "seed": 0,
+        "samples": args.samples,
+    }  # fmt: skip
+    found: list[dict[str, Any]] = []
     for data in cells(load_sprites(CACHE), CACHE / "cells"):
+        kept = args.output / "studies" / f"{data.task.name}.json"
+        if kept.is_file():
+            content = json.loads(kept.read_text("utf-8"))
+            if content["about"] == about:
+                found.append(content["study"])
+                continue
         print(data.task.name, file=sys.stderr, flush=True)
         answers = {}
         if len(data.queries) <= _SHUFFLED_UP_TO:
@@ -171,12 +186,8 @@ def main() -> None:
             args.samples, max_new_tokens=NEW_TOKENS, variants=variants, answers=answers
         )
         found.append(study(data, engine, options))
-    signature = engine.signature("gen")
-    about = {
-        "model": "ume-nano", "weights": signature.weights, "dtype": signature.dtype,
-        "prompt": signature.prompt, "budget": NEW_TOKENS, "short thinking": "8 tokens", "seed": 0,
-    }  # fmt: skip
-    print(write_scaling(args.output, about, found))
+        write_json(kept, {"about": about, "study": found[-1]})
+        print(write_scaling(args.output, about, found), flush=True)
 
 
 if __name__ == "__main__":
