@@ -19,6 +19,7 @@ ARROWS: dict[str, tuple[str, set[str]]] = {
     "packages/ume-torch": ("ume_torch", ENGINE),
     "packages/ume-nano": ("ume_nano", {"ume_core"}),
     "packages/ume-train": ("ume_train", {*ENGINE, "ume_torch"}),
+    "packages/ume-eval": ("ume_eval", {"ume_core"}),
     "packages/ume-r1": ("ume_r1", {"ume_core"}),
     "plugins/ume-onnxruntime": ("ume_onnxruntime", ENGINE),
     "plugins/ume-tensorrt": ("ume_tensorrt", ENGINE),

@@ -61,8 +61,11 @@ def _run(arguments: list[str]) -> int:
         prog=f"ume {spec.name}", description=spec.help.capitalize() + "."
     )
     resolve(spec.arguments)(parser)  # only the chosen command's module is imported
-    # Intermixed, so that words may follow options: `ume search INDEX --image f "in red"`.
-    status = resolve(spec.run)(parser.parse_intermixed_args(arguments[1:]))
+    # Intermixed, so that words may follow options: `ume search INDEX --image f "in red"`. argparse
+    # has no such mode for commands with subcommands, which say so by this default.
+    nested = parser.get_default("subcommands")
+    parse = parser.parse_args if nested else parser.parse_intermixed_args
+    status = resolve(spec.run)(parse(arguments[1:]))
     if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison] - closed by the shell
         sys.stdout.flush()
     return int(status)

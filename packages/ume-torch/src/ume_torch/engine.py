@@ -141,7 +141,7 @@ class TorchEmbedder(QwenEmbedder):
                 begun[index] = Record("ok", None, len(item.ids), warnings=item.warnings)
                 yield index, item
 
-        for made in self.runner.gen(uncached(), self._rules(budget), sampling, self._beginning()):
+        for made in self.runner.gen(uncached(), self._rules(budget), sampling, self.beginning()):
             yield from ready
             ready.clear()
             if isinstance(made, tuple):
@@ -170,7 +170,7 @@ class TorchEmbedder(QwenEmbedder):
             lambda ids: THINK_CLOSE in decode(ids),
         )  # fmt: skip
 
-    def _beginning(self) -> list[int]:
+    def beginning(self) -> list[int]:
         """The beginning of every answer that is given, not chosen."""
         tokenizer = self.prepare.tokenizer
         if self.options.thinking == "skip":

@@ -1,4 +1,4 @@
-"""`UmeEncoder` and its `ModelMeta`: what mteb's own wrapper (gen only) leaves out, and faster.
+"""`UmeEncoder`: what mteb's own wrapper (gen only) leaves out, and faster.
 
 Text-only inputs get the blank picture and media stand first, as in the official evaluation; both
 are `LoadOptions` and part of the signature. Task instructions go where the model was trained to
@@ -7,13 +7,13 @@ see them, into the user turn, and only if asked for: mteb's wrapper gives none.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from mteb.models.abs_encoder import AbsEncoder
-from mteb.models.model_meta import ModelMeta, ScoringFunction
+from mteb.models.model_meta import ModelMeta
 
+from mteb_ume.meta import model_meta, published_meta
 from ume_core import Embedder, Image, Item, ItemLike, Text, Video, load
 from ume_core.errors import InvalidItem, InvalidOption, UmeError
 from ume_core.items import Part
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 _AT_ONCE = 256  # items embedded together
+_PLACEHOLDERS = ("<|image_pad|>", "<|video_pad|>")
 # What mteb's wrapper puts beside every text, and alone in place of an empty row (2.26.24,
 # `ume_r1.py`, after the official evaluation's collator).
 _BLANK = np.full((28, 28, 3), 255, dtype=np.uint8)
@@ -36,15 +37,22 @@ class UmeEncoder(AbsEncoder):
     """An embedder for `mteb.evaluate`.
 
     Args:
-        model: a name for `ume_core.load`, or a loaded embedder. mode: `disc` or `gen`.
+        model: a name for `ume_core.load`, or a loaded embedder.
+        revision: ignored; mteb passes it, and hub ids are pinned.
+        device: as in `LoadOptions`.
+        mode: `disc` or `gen`.
         instructions: whether queries get their task's instruction.
+        max_new_tokens: budget of an answer; None takes the default.
         options: fields of `LoadOptions`, and `engine`.
+
+    Raises:
+        InvalidOption: another mode, or an unknown option.
     """
 
     def __init__(
         self,
         model: str | Embedder,
-        revision: str | None = None,  # noqa: ARG002 - mteb passes it; hub ids are pinned
+        revision: str | None = None,  # noqa: ARG002
         device: str | None = None,
         *,
         mode: Mode = "disc",
@@ -64,7 +72,11 @@ class UmeEncoder(AbsEncoder):
         self.instructions = instructions
         self.max_new_tokens = max_new_tokens
         self.mteb_model_meta = model_meta(
-            self.embedder, mode, instructions=instructions, max_new_tokens=max_new_tokens
+            self.embedder,
+            mode,
+            loader=lambda *_, **__: self,
+            instructions=instructions,
+            max_new_tokens=max_new_tokens,
         )
 
     def encode(
@@ -81,13 +93,17 @@ class UmeEncoder(AbsEncoder):
         instruction = None
         if self.instructions and prompt_type is not None and prompt_type.value == "query":
             instruction = self.get_task_instruction(task_metadata, prompt_type)
-        if "video" in (getattr(getattr(inputs, "dataset", None), "features", None) or ()):
+        features = getattr(getattr(inputs, "dataset", None), "features", None) or {}
+        if "video" in features:
             from mteb.models.modality_collators import VideoCollator
 
-            # 8 frames: mteb 2.26.24 `ume_r1.py`, after the official video evaluation's config.
+            # 8 frames: mteb 2.26.24 `ume_r1.py`, after the official video evaluation's config. Of
+            # frames that a task has chosen itself, all.
+            chosen = getattr(features["video"], "sampled", False)
             inputs.collate_fn = VideoCollator(
-                target_sampling_rate=16000, fps=None, max_frames=None, num_frames=8
-            )
+                target_sampling_rate=16000, fps=None, max_frames=None,
+                num_frames=None if chosen else 8,
+            )  # fmt: skip
         vectors: list[Vectors] = []
         waiting: list[ItemLike] = []
         done = 0
@@ -141,6 +157,10 @@ def _item(row: dict[str, Any]) -> Item:
         values = value if isinstance(value, list) else [value]
         parts += [kind(_pixels(v)) for v in values if v is not None]
     text = row.get("text") or ""
+    if parts:  # beside media the official collator drops placeholders and outer white space
+        for placeholder in _PLACEHOLDERS:
+            text = text.replace(placeholder, "")
+        text = text.strip()
     if text.strip():
         parts.append(Text(text))
     return Item(tuple(parts) or (Image(_BLANK),))
@@ -151,43 +171,7 @@ def _pixels(value: Any) -> Any:
     return value.permute(0, 2, 3, 1).numpy() if hasattr(value, "permute") else value
 
 
-def model_meta(
-    embedder: Embedder,
-    mode: Mode,
-    *,
-    instructions: bool = False,
-    max_new_tokens: int | None = None,
-) -> ModelMeta:
-    """What mteb writes beside its results, so that those of different settings do not mix.
-
-    The name holds the mode, the revision is the signature's digest, and settings that the
-    signature does not cover are experiment arguments.
-    """
-    signature = embedder.signature(mode)
-    name = signature.model if "/" in signature.model else f"ume/{signature.model}"
-    loader: Any = partial(
-        UmeEncoder, embedder, mode=mode, instructions=instructions, max_new_tokens=max_new_tokens
-    )
-    cosine: Any = ScoringFunction.COSINE
-    settings: dict[str, Any] = {"instructions": instructions, "max_new_tokens": max_new_tokens}
-    return ModelMeta(
-        name=f"{name}-{mode}",
-        revision=signature.digest,
-        loader=loader,
-        release_date=None,
-        languages=["eng-Latn"],
-        modalities=["text", "image", "video"],
-        n_parameters=None,
-        memory_usage_mb=None,
-        max_tokens=None,
-        embed_dim=embedder.dimensions,
-        license=None,
-        open_weights=True,
-        public_training_code=None,
-        public_training_data=None,
-        framework=["PyTorch"] if embedder.name == "torch" else [],
-        similarity_fn_name=cosine,
-        use_instructions=instructions,
-        training_datasets=None,
-        experiment_kwargs={k: v for k, v in settings.items() if v} or None,
-    )
+ume_r1_2b: ModelMeta = published_meta("zhibinlan/UME-R1-2B", "gen", UmeEncoder)
+ume_r1_2b_disc: ModelMeta = published_meta("zhibinlan/UME-R1-2B", "disc", UmeEncoder)
+ume_r1_7b: ModelMeta = published_meta("zhibinlan/UME-R1-7B", "gen", UmeEncoder)
+ume_r1_7b_disc: ModelMeta = published_meta("zhibinlan/UME-R1-7B", "disc", UmeEncoder)
