@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from typing import Any, cast
 
 import torch
@@ -12,6 +13,7 @@ from ume_core.errors import CheckpointError, InvalidOption
 from ume_core.qwen.checkpoint import ARCHITECTURES, Checkpoint
 from ume_torch.caches import name_compiler_cache
 
+_LOADING = threading.Lock()
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -29,7 +31,8 @@ def load_model(checkpoint: Checkpoint, device: str, dtype: str, attention: str) 
     if dtype not in DTYPES:
         raise InvalidOption(f"unknown dtype {dtype!r}", fix=f"use one of: {', '.join(DTYPES)}")
     model_class = getattr(transformers, ARCHITECTURES[checkpoint.config["model_type"]])
-    with _quiet_transformers():
+    # transformers sets the process's default dtype and verbosity while it loads.
+    with _LOADING, _quiet_transformers():
         try:
             model, report = model_class.from_pretrained(
                 checkpoint.directory,

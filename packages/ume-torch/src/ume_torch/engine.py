@@ -18,6 +18,7 @@ from ume_core.errors import (
     LimitExceeded,
     UmeError,
 )
+from ume_core.forks import call_in_progress
 from ume_core.loading import LoadOptions
 from ume_core.prompts import ANSWER_CLOSE, ANSWER_OPEN, GEN_TOKEN, THINK_CLOSE, THINK_OPEN
 from ume_core.qwen.checkpoint import find_checkpoint
@@ -26,6 +27,7 @@ from ume_core.qwen.render import Rendered
 from ume_core.results import Record, Sample, Vectors
 from ume_core.signature import Mode
 from ume_torch.checkpoint import load_model
+from ume_torch.forks import check_process
 from ume_torch.gen_cache import GenCache
 from ume_torch.generate import Row, Rules
 from ume_torch.linear import cpu_has_bfloat16, pack_linears
@@ -52,7 +54,8 @@ class TorchEmbedder(QwenEmbedder):
         """
         options = options or LoadOptions()
         try:
-            self._load(model, options)
+            with call_in_progress():
+                self._load(model, options)
         except UmeError:
             raise
         except Exception as error:
@@ -65,6 +68,7 @@ class TorchEmbedder(QwenEmbedder):
             )
         checkpoint = find_checkpoint(model, name=options.name)
         self.device = _device(options.device)
+        self.check_process()
         dtype = _dtype(options.dtype, self.device)
         attention = _attention(options.attention, self.device, dtype)
         super().__init__(checkpoint, options, dtype=dtype, weights=checkpoint.digest())
@@ -74,6 +78,10 @@ class TorchEmbedder(QwenEmbedder):
             pack_linears(loaded.model.visual)
         self._runner = Runner(loaded, self.device, attention, options)
         self._cache = GenCache(options.gen_cache) if options.gen_cache is not None else None
+
+    def check_process(self) -> None:
+        """See `ume_torch.forks`."""
+        check_process(self.device)
 
     def fits(self, group: Sequence[Rendered], more: Rendered) -> bool:
         """Whether the pack stays within the token budget; invariant engines make no packs."""

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from numbers import Integral
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from ume_core.embedder import (
     require_mode,
 )
 from ume_core.errors import CheckpointError, InvalidOption, LimitExceeded, UmeError
+from ume_core.forks import call_in_progress
 from ume_core.items import Item, ItemLike
 from ume_core.loading import LoadOptions
 from ume_core.qwen.checkpoint import Checkpoint
@@ -89,6 +90,13 @@ class QwenEmbedder(ABC):
     def fits(self, group: Sequence[Rendered], more: Rendered) -> bool:
         """Whether one more prompt may be computed together with these."""
 
+    def check_process(self) -> None:  # noqa: B027 - most engines have nothing to check
+        """Refuse to compute where it would hang or fail, as in some forked processes.
+
+        Raises:
+            EngineUnavailable: so here.
+        """
+
     def outputs(
         self, prepared: Prepared, mode: Mode, budget: int, sampling: Sampling | None
     ) -> Outputs:
@@ -141,7 +149,8 @@ class QwenEmbedder(ABC):
         run = self.outputs(prepared, mode, budget, sampling)
         # Closed at once when something raises: threads, pictures and caches must not wait for the
         # garbage collector.
-        with closing(ahead), closing(run):
+        self.check_process()
+        with call_in_progress(), closing(ahead), closing(run):
             for index, output in run:
                 if isinstance(output, UmeError):
                     if on_error == "raise":
@@ -152,6 +161,18 @@ class QwenEmbedder(ABC):
                     progress(len(outputs), len(batch))
         ordered = [outputs[i] for i in range(len(batch))]
         return self._result(ordered, mode, sampling.n if sampling is not None else 1)
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """A loaded model has no pickled form.
+
+        Raises:
+            InvalidOption: always; with the call that loads it in the other process.
+        """
+        place = str(self.checkpoint.directory)
+        raise InvalidOption(
+            "a loaded model cannot be pickled or copied",
+            fix=f"load it in each process: ume_core.load({place!r}, engine={self.name!r})",
+        )
 
     def _disc(self, prepared: Prepared) -> Outputs:
         """Windows of prepared items, each cut into batches of like length."""
