@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ume_core.errors import EngineUnavailable, InvalidOption, UmeError
+from ume_core.terminal import escape_missing_characters, system_fix
 from ume_export.configs import OPSET
 from ume_export.export import export
 from ume_export.parity import BOUNDS
@@ -25,6 +26,7 @@ def main() -> int:
     parser.add_argument("--engine", default="onnx", choices=("onnx", "tensorrt"))
     parser.add_argument("--profiles", default="low-latency")
     parser.add_argument("--version-compatible", action="store_true")
+    escape_missing_characters()
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, _interrupted)
     try:
@@ -33,7 +35,7 @@ def main() -> int:
         print(f"ume export: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"ume export: {error}. Fix: check the disk and the directory", file=sys.stderr)
+        print(f"ume export: {error}. Fix: {system_fix(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("ume export: interrupted, nothing half-made is left", file=sys.stderr)

@@ -55,3 +55,11 @@ def call_in_progress() -> Generator[None]:
         yield
     finally:
         _process.calls.discard(token)
+
+
+def gpu_was_forked() -> EngineUnavailable:
+    """The error of using a GPU in a process that was forked after its parent had used it."""
+    return EngineUnavailable(
+        "this process was forked after its parent had used the GPU, which does not survive it",
+        fix=f"{SPAWN}, or load the model only in the children",
+    )

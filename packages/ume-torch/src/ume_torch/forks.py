@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from ume_core.errors import EngineUnavailable
-from ume_core.forks import SPAWN
+from ume_core.forks import SPAWN, gpu_was_forked
 
 
 @dataclass
@@ -47,10 +47,7 @@ def check_process(device: str) -> None:
     """
     on_cuda = torch.device(device).type == "cuda"
     if _process.parent_cuda and on_cuda:
-        raise EngineUnavailable(
-            "this process was forked after its parent had used CUDA, which does not survive it",
-            fix=f"{SPAWN}, or load the model only in the children",
-        )
+        raise gpu_was_forked()
     threads = torch.get_num_threads()
     if _process.parent_threads and threads > 1:
         raise EngineUnavailable(

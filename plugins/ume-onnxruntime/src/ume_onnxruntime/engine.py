@@ -34,13 +34,14 @@ class OnnxEmbedder(ExportedEmbedder):
         """
         options = options or LoadOptions()
         self.provider = choose_provider(options.provider, options.device)
+        self.uses_gpu = self.provider != "cpu"
         super().__init__(model, options, unchecked=unchecked)
         if self.provider == "cpu" and self.manifest.precision == "bfloat16":
             raise InvalidOption(
                 f"{self.directory} is bfloat16, which ONNX Runtime cannot multiply on a CPU",
                 fix="use device='cuda' or engine='tensorrt', or export with --precision float32",
             )
-        if self.provider != "cpu":  # larger products pay there
+        if self.uses_gpu:  # larger products pay there
             self.pack_tokens = 2048
         cache = self.directory / "engines"
         folder = self.directory / "onnx"

@@ -25,6 +25,7 @@ class TensorRTEmbedder(PlannedEmbedder):
     """
 
     name = "tensorrt"
+    uses_gpu = True
 
     def __init__(
         self,

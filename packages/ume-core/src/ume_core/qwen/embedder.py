@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
@@ -21,7 +22,7 @@ from ume_core.embedder import (
     require_mode,
 )
 from ume_core.errors import CheckpointError, InvalidOption, LimitExceeded, UmeError
-from ume_core.forks import call_in_progress
+from ume_core.forks import call_in_progress, gpu_was_forked
 from ume_core.items import Item, ItemLike
 from ume_core.loading import LoadOptions
 from ume_core.qwen.checkpoint import Checkpoint
@@ -54,15 +55,18 @@ class QwenEmbedder(ABC):
 
     Attributes:
         checkpoint: the files. options: how it was loaded. dtype: the arithmetic, for signatures.
+        uses_gpu: whether it computes on one, which no forked process inherits.
     """
 
     name: str
     modes: frozenset[Mode]
+    uses_gpu: bool = False
 
     def __init__(
         self, checkpoint: Checkpoint, options: LoadOptions, *, dtype: str, weights: str
     ) -> None:
         self.checkpoint, self.options, self.dtype = checkpoint, options, dtype
+        self._loaded_in = os.getpid()
         self._prepare = Preparer(checkpoint, options)
         patches = checkpoint.patches
         self._signature = Signature(
@@ -90,12 +94,14 @@ class QwenEmbedder(ABC):
     def fits(self, group: Sequence[Rendered], more: Rendered) -> bool:
         """Whether one more prompt may be computed together with these."""
 
-    def check_process(self) -> None:  # noqa: B027 - most engines have nothing to check
+    def check_process(self) -> None:
         """Refuse to compute where it would hang or fail, as in some forked processes.
 
         Raises:
             EngineUnavailable: so here.
         """
+        if self.uses_gpu and os.getpid() != self._loaded_in:
+            raise gpu_was_forked()
 
     def outputs(
         self, prepared: Prepared, mode: Mode, budget: int, sampling: Sampling | None
