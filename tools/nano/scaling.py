@@ -44,6 +44,7 @@ class GivenAnswers(TorchEmbedder):
     text = ""
 
     def beginning(self) -> list[int]:
+        """The given text."""
         return self.prepare.tokenizer.encode_trusted(self.text)
 
     def embed_after(self, entries: Sequence[Entry], beginnings: Sequence[str]) -> Embedded:

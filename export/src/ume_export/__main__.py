@@ -12,6 +12,7 @@ from typing import Any
 
 from ume_core.errors import EngineUnavailable, InvalidOption, UmeError
 from ume_core.options import make_options
+from ume_core.terminal import escape_missing_characters, system_fix
 from ume_export.export import export
 from ume_onnxruntime.export import OnnxExportOptions
 from ume_tensorrt.export import TensorRTExportOptions
@@ -27,6 +28,7 @@ def main() -> int:
     parser.add_argument("directory", type=Path, nargs="?")
     parser.add_argument("--name")
     parser.add_argument("--options", type=json.loads, default={}, help="JSON of the form's options")
+    escape_missing_characters()
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, _interrupted)
     try:
@@ -35,7 +37,7 @@ def main() -> int:
         print(f"ume export: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"ume export: {error}. Fix: check the disk and the directory", file=sys.stderr)
+        print(f"ume export: {error}. Fix: {system_fix(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("ume export: interrupted, nothing half-made is left", file=sys.stderr)

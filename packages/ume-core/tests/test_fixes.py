@@ -143,6 +143,10 @@ BATCHES: dict[str, tuple[Callable[[], Any], str]] = {
     "BytesIO": (lambda: io.BytesIO(PNG), "[Image(values.getvalue())]"),
     "open file": (lambda: io.BufferedReader(io.BytesIO(PNG)), "[Image(values.read())]"),  # type: ignore[arg-type]
     "lines of a file": (lambda: io.StringIO("a\nb\n"), "list(values)"),
+    "number": (lambda: 3, "[str(values)]"),
+    "date": (lambda: datetime.date(2026, 1, 1), "[str(values)]"),
+    "range": (lambda: range(2), "[str(v) for v in values]"),
+    "numbers": (lambda: np.arange(3), "[str(v) for v in values.ravel()]"),
     "generator": (generator, "list(values)"),
     "map": (lambda: map(str, [1, 2]), "list(values)"),
     "set": (lambda: {"a"}, "list(values)"),
@@ -193,6 +197,7 @@ MEMBERS: dict[str, tuple[Callable[[], Any], str]] = {
     "date": (lambda: datetime.date(2026, 1, 1), "str(value)"),
     "truth": (lambda: True, "str(value)"),
     "generator": (generator, "list(value)"),
+    "dict values": (lambda: {"x": "a"}.values(), "list(value)"),
     "pandas Series": (lambda: library("pandas").Series(["a"]), "embed(value)"),
     "datasets Column": (lambda: column("a"), "embed(value)"),
     "strings": (lambda: np.array(["a"]), "embed(value.ravel())"),
@@ -259,6 +264,11 @@ def test_missing_values_are_called_missing(missing: str) -> None:
     value = eval(missing, {"numpy": numpy, "pd": library("pandas")})
     with pytest.raises(InvalidItem, match=r"^item 1: .*leave missing values out"):
         as_items(["a", value])
+
+
+def test_nothing_is_no_batch() -> None:
+    with pytest.raises(InvalidItem, match="pass a list of texts, pictures or clips"):
+        as_items(None)  # type: ignore[arg-type]
 
 
 def test_other_paths_are_made_paths() -> None:

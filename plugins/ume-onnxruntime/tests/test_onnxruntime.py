@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -228,6 +229,38 @@ def test_32_callers_do_not_mix_results_or_grow_memory(exported: Path) -> None:
         thread.join()
     assert len(worst) == 96 and max(worst) < 1e-5
     assert engine.state_bytes <= 1 << 20
+
+
+FORK = """
+import multiprocessing, pickle, sys, ume_core
+def child(answers):
+    answers.put(float(model.embed(["another dog"]).disc[0, 0]))
+model = ume_core.load(sys.argv[1], device="cpu")
+expected = float(model.embed(["another dog"] * 9).disc[0, 0])
+context = multiprocessing.get_context("fork")
+answers = context.Queue()
+process = context.Process(target=child, args=(answers,))
+process.start()
+assert abs(answers.get(timeout=60) - expected) < 1e-5
+process.join(10)
+model.uses_gpu = True
+vars(model)['_loaded_in'] -= 1  # as if this were a child of the process that loaded it
+for call in (lambda: model.embed(["x"]), lambda: pickle.dumps(model)):
+    try:
+        call()
+    except ume_core.UmeError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_forks_go_on_working_on_a_cpu_and_are_said_elsewhere(exported: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", FORK, str(exported)], capture_output=True, text=True, check=True
+    )
+    forked, pickled = run.stdout.splitlines()
+    assert "forked after its parent had used the GPU" in forked and "'spawn'" in forked
+    assert "cannot be pickled" in pickled and "engine='onnxruntime'" in pickled
 
 
 def test_out_of_memory_halves_the_batch(exported: Path) -> None:

@@ -102,7 +102,9 @@ class Embedder(Protocol):
         """Embed a list of items.
 
         Args:
-            items: any spelling `as_item` accepts.
+            items: any spelling `as_item` accepts, in a list, another sequence (read by several
+                threads at once, such as a datasets Column), a column of pandas, polars or pyarrow,
+                or a one-dimensional array of strings.
             mode: `disc`, `gen` or `both`.
             instruction: task instruction for items that have none of their own.
             sampling: repeated sampling (gen and both only).

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, ValuesView
 from collections.abc import Set as AbstractSet
 from numbers import Number
 from pathlib import Path
@@ -58,6 +58,12 @@ def batch_fix(values: Any) -> str:
     source = None if isinstance(values, Path) else source_expression(values, "values")
     if source is not None:
         return f"pass a list: [Image({source})]"
+    if _is_missing(values):
+        return "pass a list of texts, pictures or clips"
+    if isinstance(values, range):
+        return "pass a list of texts: [str(v) for v in values]"
+    if _is_number(values):
+        return "pass a list: [str(values)]"
     if isinstance(values, (str, Mapping)) or not isinstance(values, Iterable):
         return "wrap it in a list: [values]"
     return "pass list(values)"
@@ -78,9 +84,9 @@ def item_fix(value: Any) -> str:
         return "put its members into the item's own list"
     if as_sequence(value) is not None:
         return "pass it by itself, not in a list: embed(value)"
-    if isinstance(value, (Iterator, AbstractSet, range)):
+    if isinstance(value, (Iterator, AbstractSet, ValuesView)):
         return "pass list(value), which makes one item of its members"
-    if isinstance(value, (Number, np.generic)) or _library(value) in ("datetime", "uuid"):
+    if _is_number(value):
         return "pass str(value) to embed it as a text"
     return "pass str, Path, PIL image, array, dict, messages, or ume_core's Text, Image, Video"
 
@@ -128,6 +134,11 @@ def _is_missing(value: object) -> bool:
     return isinstance(value, (float, np.floating)) and math.isnan(cast("float", value))
 
 
+def _is_number(value: object) -> bool:
+    """A number, date or the like, which has one obvious text."""
+    return isinstance(value, (Number, np.generic)) or _library(value) in ("datetime", "uuid")
+
+
 def _is_table(values: object) -> bool:
     return type(values).__name__ in _TABLES and _library(values) in (*_COLUMNS, "datasets")
 
@@ -151,6 +162,8 @@ def _array_fix(array: npt.NDArray[Any], name: str) -> str:
         if array.ndim == 0:
             return f"pass [{name}.item()]" if name == "values" else f"pass {name}.item()"
         return f"pass it by itself, in one dimension: embed({name}.ravel())"
+    if array.ndim < 2:
+        return f"pass a list of texts: [str(v) for v in {name}.ravel()]"
     if array.ndim == 4:
         return f"pass list({name}) for pictures, or [{name}] for one clip"
     if array.ndim == 3 and array.shape[2] not in _CHANNELS:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from numbers import Integral
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from ume_core.embedder import (
     require_mode,
 )
 from ume_core.errors import CheckpointError, InvalidOption, LimitExceeded, UmeError
+from ume_core.forks import call_in_progress, gpu_was_forked
 from ume_core.items import Item, ItemLike
 from ume_core.options import LoadOptions
 from ume_core.results import EmbeddingResult, Record, Vectors
@@ -53,15 +55,18 @@ class QwenEmbedder(ABC):
 
     Attributes:
         checkpoint: the files. options: how it was loaded. dtype: the arithmetic, for signatures.
+        uses_gpu: whether it computes on one, which no forked process inherits.
     """
 
     name: str
     modes: frozenset[Mode]
+    uses_gpu: bool = False
 
     def __init__(
         self, checkpoint: Checkpoint, options: LoadOptions, *, dtype: str, weights: str
     ) -> None:
         self.checkpoint, self.options, self.dtype = checkpoint, options, dtype
+        self._loaded_in = os.getpid()
         self.prepare = Preparer(checkpoint, options)
         conventions, patches = self.prepare.conventions, self.prepare.patchify.config
         self._signature = Signature(
@@ -89,6 +94,15 @@ class QwenEmbedder(ABC):
     @abstractmethod
     def fits(self, group: Sequence[RenderedPrompt], more: RenderedPrompt) -> bool:
         """Whether one more prompt may be computed together with these."""
+
+    def check_process(self) -> None:
+        """Refuse to compute where it would hang or fail, as in some forked processes.
+
+        Raises:
+            EngineUnavailable: so here.
+        """
+        if self.uses_gpu and os.getpid() != self._loaded_in:
+            raise gpu_was_forked()
 
     def outputs(
         self, prepared: Prepared, mode: Mode, budget: int, sampling: Sampling | None
@@ -142,7 +156,8 @@ class QwenEmbedder(ABC):
         run = self.outputs(prepared, mode, budget, sampling)
         # Closed at once when something raises: threads, pictures and caches must not wait for the
         # garbage collector.
-        with closing(ahead), closing(run):
+        self.check_process()
+        with call_in_progress(), closing(ahead), closing(run):
             for index, output in run:
                 if isinstance(output, UmeError):
                     if on_error == "raise":
@@ -153,6 +168,18 @@ class QwenEmbedder(ABC):
                     progress(len(outputs), len(batch))
         ordered = [outputs[i] for i in range(len(batch))]
         return self._result(ordered, mode, sampling.n if sampling is not None else 1)
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """A loaded model has no pickled form.
+
+        Raises:
+            InvalidOption: always; with the call that loads it in the other process.
+        """
+        place = str(self.checkpoint.directory)
+        raise InvalidOption(
+            "a loaded model cannot be pickled or copied",
+            fix=f"load it in each process: ume_core.load({place!r}, engine={self.name!r})",
+        )
 
     def _disc(self, prepared: Prepared) -> Outputs:
         """Windows of prepared items, each cut into batches of like length."""

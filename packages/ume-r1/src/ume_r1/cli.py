@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -13,22 +12,7 @@ from typing import NoReturn
 from ume_core.errors import UmeError
 from ume_core.hookspecs import resolve
 from ume_core.plugins import registry
-from ume_r1.output import escape_missing_characters
-
-_FIXES = {
-    errno.ENOSPC: "free space on its disk, or name another place",
-    errno.EDQUOT: "free space in your quota, or name another place",
-    errno.EROFS: "name a place on a disk that is not read-only",
-    errno.EACCES: "change its permissions, or name another place",
-    errno.EPERM: "change its permissions, or name another place",
-    errno.ENOENT: "check the path",
-    errno.ENOTDIR: "check the path",
-    errno.ENAMETOOLONG: "name a shorter path",
-    errno.EMFILE: "raise the limit of open files: ulimit -n 4096",
-    errno.ENFILE: "close programs that hold many files open",
-    errno.ENOMEM: "free memory",
-    errno.EIO: "check the disk: it fails to read or write",
-}
+from ume_core.terminal import escape_missing_characters, system_fix
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,8 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        fix = _FIXES.get(error.errno or 0, "check the path and the disk it is on")
-        print(f"ume: {error}. Fix: {fix}", file=sys.stderr)
+        print(f"ume: {error}. Fix: {system_fix(error)}", file=sys.stderr)
         return 2
 
 

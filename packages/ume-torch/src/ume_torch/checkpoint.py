@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 import warnings
 from collections.abc import Generator, Mapping
 from copy import deepcopy
@@ -27,6 +28,7 @@ from ume_qwen.weights import EMBED, LM_HEAD, Tensor
 from ume_torch.adapter import merge_adapter
 from ume_torch.caches import name_compiler_cache
 
+_LOADING = threading.Lock()
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # The model's own parts; a tensor elsewhere (a value head, say) cannot change an embedding.
 _PARTS = ("model.", "lm_head.")
@@ -57,7 +59,8 @@ def load_model(checkpoint: Checkpoint, device: str, dtype: str, attention: str) 
     state = _read(found, DTYPES[dtype])
     if checkpoint.config["tie_word_embeddings"]:
         state[LM_HEAD] = state[EMBED]
-    with quiet_transformers():
+    # transformers sets the process's default dtype and verbosity while it loads.
+    with _LOADING, quiet_transformers():
         model, report = model_class.from_pretrained(
             None,
             config=config,

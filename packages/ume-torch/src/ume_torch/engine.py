@@ -19,6 +19,7 @@ from ume_core.errors import (
     LimitExceeded,
     UmeError,
 )
+from ume_core.forks import call_in_progress
 from ume_core.options import LoadOptions
 from ume_core.prompts import ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
 from ume_core.results import Record, Sample, Vectors
@@ -28,6 +29,7 @@ from ume_qwen.embedder import Output, Outputs, Prepared, QwenEmbedder, unit
 from ume_qwen.render import RenderedPrompt
 from ume_torch.answers import split_answer
 from ume_torch.checkpoint import load_model
+from ume_torch.forks import check_process
 from ume_torch.gen_cache import GenCache
 from ume_torch.generate import Row, StopRules
 from ume_torch.linear import cpu_has_bfloat16, pack_linears
@@ -72,7 +74,10 @@ class TorchEmbedder(QwenEmbedder):
             EngineUnavailable: torch or transformers is installed in part.
         """
         try:
-            self._load(model, options or LoadOptions(), engine_options or TorchOptions(), kernels)
+            with call_in_progress():
+                self._load(
+                    model, options or LoadOptions(), engine_options or TorchOptions(), kernels
+                )
         except UmeError:
             raise
         except Exception as error:
@@ -83,6 +88,7 @@ class TorchEmbedder(QwenEmbedder):
     ) -> None:
         checkpoint = find_checkpoint(model, name=options.name)
         self.device = _device(options.device)
+        self.check_process()
         dtype = _dtype(options.dtype, self.device)
         attention = _attention(own.attention, self.device, dtype)
         super().__init__(checkpoint, options, dtype=dtype, weights=checkpoint.digest())
@@ -93,6 +99,10 @@ class TorchEmbedder(QwenEmbedder):
         self.runner = Runner(loaded, self.device, attention, own, kernels)
         self._cache = GenCache(own.gen_cache) if own.gen_cache is not None else None
         self._invariant = own.invariant
+
+    def check_process(self) -> None:
+        """See `ume_torch.forks`."""
+        check_process(self.device)
 
     def fits(self, group: Sequence[RenderedPrompt], more: RenderedPrompt) -> bool:
         """Whether the pack stays within the token budget; invariant engines make no packs."""

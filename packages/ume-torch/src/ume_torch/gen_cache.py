@@ -7,6 +7,7 @@ media, the signature, the budget and the sampling. One SQLite file; several proc
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 import warnings
@@ -28,7 +29,7 @@ _TABLE = """CREATE TABLE IF NOT EXISTS answers (
 
 
 class GenCache:
-    """A file of answers. Thread-safe."""
+    """A file of answers. Thread-safe; a forked process opens the file anew, as SQLite wants it."""
 
     def __init__(self, path: Path) -> None:
         """Open or create the file.
@@ -36,9 +37,9 @@ class GenCache:
         Raises:
             InvalidOption: it cannot be used as one.
         """
-        self._lock = threading.Lock()
+        self._lock, self._path = threading.Lock(), path
         try:
-            self._db = sqlite3.connect(path, timeout=30, check_same_thread=False)
+            self._db, self._process = self._open(), os.getpid()
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute(_TABLE)
             self._db.commit()
@@ -46,6 +47,17 @@ class GenCache:
             raise InvalidOption(
                 f"{path} cannot be used as a gen cache: {error}", fix="name another file"
             ) from error
+
+    def _open(self) -> sqlite3.Connection:
+        return sqlite3.connect(self._path, timeout=30, check_same_thread=False)
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        """Of this process, with the lock held (https://sqlite.org/howtocorrupt.html, 2.6)."""
+        if self._process != os.getpid():
+            self._inherited = self._db  # closing it would drop the parent's locks
+            self._db, self._process = self._open(), os.getpid()
+        return self._db
 
     def key(
         self, prompt: RenderedPrompt, signature: Signature, budget: int, sampling: Sampling | None
@@ -64,7 +76,7 @@ class GenCache:
         """Record, disc vector (dim,) and gen vectors (dim,) of an answer that is kept."""
         try:
             with self._lock:
-                row = self._db.execute(
+                row = self._connection.execute(
                     "SELECT record, disc, gen FROM answers WHERE key = ?", (key,)
                 ).fetchone()
             if row is None:
@@ -84,7 +96,7 @@ class GenCache:
             disc.astype("<f4").tobytes(), np.stack(gen).astype("<f4").tobytes(),
         )  # fmt: skip
         try:
-            with self._lock, self._db:
-                self._db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", values)
+            with self._lock, self._connection as db:
+                db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", values)
         except sqlite3.Error as error:
             warnings.warn(f"an answer was not cached: {error}", RuntimeWarning, stacklevel=2)

@@ -207,5 +207,8 @@ class Sampler:
         # Gumbel-max: unlike a walk along the cumulated probabilities, it does not change with the
         # last bits that differ between batches. -log of an exponential draw is Gumbel distributed.
         width = scores.shape[-1]
-        draws = [torch.empty(width).exponential_(generator=self._generator(r)) for r in rows]
-        return (scores - torch.stack(draws).log().to(scores.device)).argmax(dim=-1).tolist()
+        # The dtype is said: the default is the process's, and other dtypes draw other numbers.
+        draws = torch.empty(len(rows), width, dtype=torch.float32)
+        for draw, row in zip(draws, rows, strict=True):
+            draw.exponential_(generator=self._generator(row))
+        return (scores - draws.log().to(scores.device)).argmax(dim=-1).tolist()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import torch
@@ -91,6 +91,8 @@ class Runner:
         self.decoder = Decoder(model, kernels.varlen)
         self.vision = Vision(model.model.visual, options.media_cache_bytes, kernels.varlen)
         self._plain_head = model.lm_head
+        self._head: Any = None
+        self._packing = Lock()
         self._places = (model.config.image_token_id, model.config.video_token_id)
         d = self.decoder
         self.recorder = kernels.recorder
@@ -110,14 +112,18 @@ class Runner:
         self.pack_tokens = self._fitting_tokens(model, options.batch_tokens)
         self.rows = options.gen_rows
 
-    @cached_property
+    @property
     def _lm_head(self) -> Any:
-        """The LM head; on a CPU packed at the first gen call.
+        """The LM head; on a CPU packed at the first gen call, once for all threads.
 
         That is a second copy of weights that are mostly the embedding table's too, and reads
         them in two thirds (bfloat16) to a quarter (float32, 8 rows) of the time.
         """
-        return packed(self._plain_head) if self.device == "cpu" else self._plain_head
+        with self._packing:
+            if self._head is None:
+                plain = self._plain_head
+                self._head = packed(plain) if self.device == "cpu" else plain
+            return self._head
 
     def _fitting_tokens(self, model: Any, most: int) -> int:
         """Tokens of a pack: the option's, or fewer where memory is short."""

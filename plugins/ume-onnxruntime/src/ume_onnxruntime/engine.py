@@ -89,5 +89,6 @@ def create(
         OnnxRunner(export.directory, provider, options.device, pack_tokens),
         options,
         arithmetic="float32-tf32" if tf32 else precision,
+        uses_gpu=provider != "cpu",
         media_cache_bytes=own.media_cache_bytes,
     )

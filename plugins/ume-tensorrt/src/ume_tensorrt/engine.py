@@ -71,7 +71,12 @@ def create(
         ) from error
     runner = ProfiledRunner(runtime, profiles, export.manifest.inputs, directory)
     embedder = ExportedEmbedder(
-        "tensorrt", export, runner, options, media_cache_bytes=own.media_cache_bytes
+        "tensorrt",
+        export,
+        runner,
+        options,
+        uses_gpu=True,
+        media_cache_bytes=own.media_cache_bytes,
     )
     weakref.finalize(embedder, runtime.close)
     return embedder

@@ -144,6 +144,7 @@ class ExportedEmbedder(QwenEmbedder):
         options: LoadOptions,
         *,
         arithmetic: str | None = None,
+        uses_gpu: bool = False,
         media_cache_bytes: int = 256 * 1024 * 1024,
     ) -> None:
         """Put an engine together.
@@ -154,9 +155,11 @@ class ExportedEmbedder(QwenEmbedder):
             runner: what runs the graphs.
             options: how it was loaded.
             arithmetic: what signatures call the arithmetic, where it is not the export's precision.
+            uses_gpu: whether the runner computes on one.
             media_cache_bytes: bytes of visual states kept for images that come again.
         """
         self.name, self.export, self.runner = name, export, runner
+        self.uses_gpu = uses_gpu
         super().__init__(
             export.checkpoint,
             options,
