@@ -110,7 +110,7 @@ def timeline(stamps: Stamps, name: str) -> Timeline:
 
 def _is_even(seconds: Seconds) -> bool:
     """Whether each frame lies within half an interval of its even place."""
-    places = np.linspace(seconds[0], seconds[-1], len(seconds))
+    places: Seconds = np.linspace(float(seconds[0]), float(seconds[-1]), len(seconds))
     half = (seconds[-1] - seconds[0]) / (len(seconds) - 1) / 2
     return bool(np.abs(seconds - places).max() <= half)
 
