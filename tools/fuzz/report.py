@@ -46,8 +46,8 @@ def markdown(found: dict[str, Any]) -> str:
         "",
     ]
     lines += [f"- `--only {f['input']}` ({f['kind']}): {f['finding']}" for f in found["findings"]]
+    lines += [""] * bool(found["findings"])
     lines += [
-        "",
         "| inputs | number | outcomes | slowest, s | peak, MiB |",
         "|---|---|---|---|---|",
     ]
