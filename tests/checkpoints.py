@@ -8,6 +8,8 @@ small. `gen_bias` makes `<gen_emb>` likelier, so that greedy rows end at differe
 from __future__ import annotations
 
 import json
+import shutil
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 
 from ume_train.sft import save_weights
 
+NANO = Path(__file__).parents[1] / "packages" / "ume-nano" / "src" / "ume_nano" / "model"
 _PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -81,17 +84,29 @@ def make_checkpoint(
     size: str = "tiny",
     dtype: torch.dtype = torch.float32,
     words: Path | None = None,
+    nano_tokenizer: bool = False,
+    tied: bool = False,
 ) -> Path:
     """Write a checkpoint of `qwen2_vl` or `qwen2_5_vl`, the latter in size `tiny` only.
 
     `words` is a tokenizer.json whose vocabulary and merges are taken, so that text has about as
-    many tokens as words; without it every byte is a token.
+    many tokens as words; without it every byte is a token. `nano_tokenizer` takes ume-nano's
+    tokenizer as it is: 4 MB of weights instead of 80, but not the published ids.
     """
     import transformers
 
     directory.mkdir(parents=True, exist_ok=True)
-    _tokenizer(directory, words)
     config = _config(kind)
+    if nano_tokenizer:
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copyfile(NANO / name, directory / name)
+        _write(directory / "chat_template.json", {"chat_template": CHAT_TEMPLATE})
+        published = json.loads((NANO / "config.json").read_text("utf-8"))
+        config |= {k: v for k, v in published.items() if k.endswith("_token_id")}
+        config["vocab_size"] = published["vocab_size"]
+    else:
+        _tokenizer(directory, words)
+    config["tie_word_embeddings"] = tied
     text, vision = SIZES[size]
     config |= text
     config["vision_config"] = config["vision_config"] | vision
@@ -103,7 +118,8 @@ def make_checkpoint(
     usual = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        model = getattr(transformers, model_class)(getattr(transformers, config_class)(**config))
+        made = getattr(transformers, config_class)(**deepcopy(config))
+        model = getattr(transformers, model_class)(made)
     finally:
         torch.set_default_dtype(usual)
     # Larger than a fresh model's weights: attention and positions must matter to the result.
@@ -115,7 +131,9 @@ def make_checkpoint(
             elif name.endswith("bias"):
                 weight.normal_(0, 0.05)
         if gen_bias:
-            model.lm_head.weight[ADDED["<gen_emb>"]] *= gen_bias
+            tokens = json.loads((directory / "tokenizer.json").read_text("utf-8"))["added_tokens"]
+            (gen,) = (t["id"] for t in tokens if t["content"] == "<gen_emb>")
+            model.lm_head.weight[gen] *= gen_bias
     save_weights(model, directory, dtype)
     _write(directory / "config.json", config)
     # The 7B's: sampling unless told otherwise.
@@ -123,7 +141,8 @@ def make_checkpoint(
         directory / "generation_config.json",
         {
             "do_sample": True, "temperature": 0.01, "top_k": 1, "top_p": 0.001,
-            "eos_token_id": [151645, 151643], "pad_token_id": 151643, "bos_token_id": 151643,
+            "eos_token_id": [config["eos_token_id"], config["bos_token_id"]],
+            "pad_token_id": config["bos_token_id"], "bos_token_id": config["bos_token_id"],
         },
     )  # fmt: skip
     name = {"qwen2_vl": "Qwen2VLProcessor", "qwen2_5_vl": "Qwen2_5_VLProcessor"}[kind]

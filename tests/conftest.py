@@ -71,6 +71,8 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
         _picture(number, width, height).save(folder / f"image{number}.png")
     for number in range(6):
         _picture(20 + number, 150, 112).save(folder / f"frame{number}.png")
+    _picture(60, 1800, 1500).save(folder / "large.png")  # 2.7 megapixels
+    _picture(61, 30, 22).save(folder / "small.png")
     write_clip(folder / "clip.mp4", [_picture(40 + i // 6, 200, 128) for i in range(32)])
     return folder
 

@@ -29,12 +29,12 @@ def test_it_fits_and_has_the_published_layout() -> None:
 
 def test_the_published_recipe_gives_the_same_vectors() -> None:
     picture = GALLERY / "dog.png"
-    recipe = Recipe(ume_nano.path(), "qwen2_vl")
+    recipe = Recipe(ume_nano.path(), "qwen2_vl", "readme")
     content = [
         {"type": "image", "image": str(picture), "max_pixels": 7056},
         {"type": "text", "text": "what is it?"},
     ]
-    engine = TorchEmbedder(ume_nano.path(), LoadOptions(text_only="plain"))
+    engine = TorchEmbedder(ume_nano.path(), LoadOptions(conventions="readme"))
     ours = engine.embed([[{"role": "user", "content": content}]], mode="both", max_new_tokens=64)
     assert ours.disc is not None and ours.gen is not None
     np.testing.assert_allclose(ours.disc[0], recipe.disc(content), atol=1e-5)

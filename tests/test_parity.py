@@ -1,4 +1,8 @@
-"""Our vectors against the published recipe, on random checkpoints of both architectures."""
+"""Our vectors against the published recipes, on random checkpoints of both architectures.
+
+The main environment runs qwen-vl-utils 0.0.14, export's the 0.0.11 that upstream used; each checks
+both conventions, with the rule for frame lists of the version that is installed.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.conftest import PARITY
-from tests.recipe import Recipe
-from ume_core import Item, LoadOptions, Text
+from tests.recipe import GENERATION_PROMPT, README_PROMPT, UTILS, Recipe
+from ume_core import Image, LoadOptions, Text
 from ume_core.results import Vectors
-from ume_core.signature import Mode
+from ume_core.signature import MODES
+from ume_core.testing.contract import picture
 from ume_torch import TorchEmbedder
 
 TOLERANCE = 1e-5
+# utils-0.0.14 enlarges small frames. By a simple fraction many pixels lie half-way between two
+# bytes, and torchvision's last float32 bit decides: one pixel in 1,400 differs by 1/255.
+ENLARGED = 5e-5
 BUDGET = 12
 KINDS = ("qwen2_vl", "qwen2_5_vl")
 
@@ -41,6 +50,10 @@ def cases(media: Path) -> dict[str, list[dict[str, Any]]]:
         "image, no words": [image[3], text("")],
         "sized image": [image[2] | {"max_pixels": 150 * 150}, text("Sized.")],
         "several images": [*image[:3], text("Represent the given images.")],
+        "white space": [image[0], text(" \tWhat is it? \n")],
+        "large image": [{"type": "image", "image": f"file://{media}/large.png"}, text("Large.")],
+        "small image": [{"type": "image", "image": f"file://{media}/small.png"}, text("Small.")],
+        "small frames": [{"type": "video", "video": [f"file://{media}/small.png"] * 3}, text("?")],
         "frame list": [{"type": "video", "video": frames, **small}, text("Represent this video.")],
         "mp4": [clip | small | {"fps": 2.0}, text("Represent this video.")],
         "mp4, total": [clip | {"min_pixels": 784, "total_pixels": 4 * 84 * 84, "nframes": 4},
@@ -49,14 +62,17 @@ def cases(media: Path) -> dict[str, list[dict[str, Any]]]:
     }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module", params=[(k, c) for k in KINDS for c in ("official", "readme")], ids="-".join
+)
 def pair(
     request: pytest.FixtureRequest, checkpoint: Callable[[str], Path]
 ) -> tuple[str, Recipe, TorchEmbedder]:
-    """The recipe and our engine on one checkpoint; `plain` because the README adds no blank."""
-    kind: str = request.param
+    """A recipe and our engine on one checkpoint."""
+    kind, conventions = request.param
     directory = checkpoint(kind)
-    return kind, Recipe(directory, kind), TorchEmbedder(directory, LoadOptions(text_only="plain"))
+    options = LoadOptions(conventions=conventions, frame_lists=f"utils-{UTILS}")
+    return kind, Recipe(directory, kind, conventions), TorchEmbedder(directory, options)
 
 
 def _items(media: Path) -> list[Any]:
@@ -65,7 +81,8 @@ def _items(media: Path) -> list[Any]:
 
 def _note(kind: str, mode: str, media: Path, ours: Vectors, theirs: list[Vectors]) -> None:
     for case, mine, other in zip(cases(media), ours, theirs, strict=True):
-        PARITY[kind, case, mode] = float(np.abs(mine - other).max())
+        found = float(np.abs(mine - other).max())
+        PARITY[kind, case, mode] = max(found, PARITY.get((kind, case, mode), 0.0))
 
 
 def test_a_mixed_batch_equals_the_recipe_item_by_item(
@@ -80,8 +97,10 @@ def test_a_mixed_batch_equals_the_recipe_item_by_item(
     _note(kind, "gen", media, result.gen, [vector for vector, _ in gen])
     texts = [record.samples[0].text for record in result.records]
     assert texts == [recipe.processor.tokenizer.decode(tokens) for _, tokens in gen]
-    np.testing.assert_allclose(result.disc, np.stack(disc), atol=TOLERANCE)
-    np.testing.assert_allclose(result.gen, np.stack([v for v, _ in gen]), atol=TOLERANCE)
+    for row, case in enumerate(cases(media)):
+        near = ENLARGED if case == "small frames" else TOLERANCE
+        np.testing.assert_allclose(result.disc[row], disc[row], atol=near)
+        np.testing.assert_allclose(result.gen[row], gen[row][0], atol=near)
     # The checkpoint was made so that both ends occur; otherwise this test would show less.
     assert {record.status for record in result.records} == {"ok", "forced"}
 
@@ -103,18 +122,80 @@ def test_disc_alone_equals_disc_of_both_and_single_equals_batched(
         assert alone.records[0].samples == both.records[row].samples
 
 
-@pytest.mark.parametrize("mode", ["disc", "gen"])
-def test_the_blank_image_policy_is_the_official_collators(
-    checkpoint: Callable[[str], Path], mode: Mode
+@pytest.mark.parametrize("conventions", ["official", "readme"])
+def test_a_message_pasted_from_the_published_code_gives_the_published_vectors(
+    checkpoint: Callable[[str], Path], media: Path, conventions: str
 ) -> None:
-    from PIL import Image as PILImage
-
+    """Not our messages with a request added, but upstream's own, request and all."""
     directory = checkpoint("qwen2_vl")
-    recipe = Recipe(directory, "qwen2_vl")
-    # 28 x 28 white in the collator; the processor's minimum makes 56 x 56 of it.
-    blank = {"type": "image", "image": PILImage.new("RGB", (56, 56), (255, 255, 255))}
-    content = [blank, {"type": "text", "text": "a red apple"}]
-    expected = recipe.disc(content) if mode == "disc" else recipe.gen(content, BUDGET)[0]
-    engine = TorchEmbedder(directory)
-    result = engine.embed([Item((Text("a red apple"),))], mode=mode, max_new_tokens=BUDGET)
-    np.testing.assert_allclose(result.vectors(mode)[0], expected, atol=TOLERANCE)
+    recipe = Recipe(directory, "qwen2_vl", conventions)
+    content = cases(media)["one image"]
+    engine = TorchEmbedder(directory, LoadOptions(conventions=conventions))
+    for asked in (README_PROMPT, GENERATION_PROMPT, " " + GENERATION_PROMPT, ""):
+        typed = content[-1]["text"] + "\n<disc_emb>\n" + asked
+        pasted = [{"role": "user", "content": [content[0], {"type": "text", "text": typed}]}]
+        result = engine.embed([pasted], mode="both", max_new_tokens=BUDGET)
+        assert result.disc is not None and result.gen is not None
+        np.testing.assert_allclose(result.disc[0], recipe.disc(content), atol=TOLERANCE)
+        np.testing.assert_allclose(result.gen[0], recipe.gen(content, BUDGET)[0], atol=TOLERANCE)
+        assert not result.records[0].warnings
+
+
+def test_a_request_that_is_not_recognised_is_warned_about_in_the_record(
+    checkpoint: Callable[[str], Path],
+) -> None:
+    engine = TorchEmbedder(checkpoint("qwen2_vl"))
+    odd = [{"role": "user", "content": "a dog\n<disc_emb>\nSummarise it."}]
+    for mode in MODES:
+        result = engine.embed(["a dog", odd], mode=mode, max_new_tokens=4)
+        fine, warned = result.records
+        assert not fine.warnings and "<disc_emb>" in warned.warnings[0]
+
+
+def test_mtebs_own_wrapper_gives_the_same_gen_vectors(
+    checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An oracle nobody here wrote: mteb 2.26's `UMER1Wrapper`, in float32."""
+    pytest.importorskip("mteb", reason="mteb is in the main environment only")
+    import transformers
+    from mteb.models.model_implementations.ume_r1 import UMER1Wrapper
+
+    model: Any = transformers.Qwen2VLForConditionalGeneration
+    load = model.from_pretrained
+
+    def in_float32(*given: Any, **asked: Any) -> Any:
+        return load(*given, **(asked | {"torch_dtype": torch.float32}))
+
+    monkeypatch.setattr(model, "from_pretrained", in_float32)
+    directory = checkpoint("qwen2_vl")
+    theirs: Any = UMER1Wrapper(str(directory), device="cpu")
+    generate = theirs.model.generate
+
+    def until_the_embedding(**asked: Any) -> Any:
+        """A trained model ends its answer there; mteb asks for 8,192 tokens and takes the last."""
+        done = [lambda ids, _: ids[:, -2] == theirs.gen_emb_id]
+        return generate(**(asked | {"max_new_tokens": 64, "stopping_criteria": done}))
+
+    monkeypatch.setattr(theirs.model, "generate", until_the_embedding)
+    rows = {
+        "text": ["a red apple", " what is it? ", "  a text with <|image_pad|> in it "],
+        "image": [[], [picture(1, 112, 84)], [picture(2, 84, 140), picture(3, 112, 112)]],
+    }
+    items = [[*map(Image, images), Text(text)] for text, images in zip(*rows.values(), strict=True)]
+    ours = TorchEmbedder(directory).embed(items, mode="gen", max_new_tokens=64)
+    assert ours.gen is not None
+    for row, record in enumerate(ours.records):
+        assert record.status == "ok"  # else mteb takes another token's state
+        batch = {name: [values[row]] for name, values in rows.items()}
+        found = _encode(theirs, batch)[0]
+        np.testing.assert_allclose(ours.gen[row], found, atol=TOLERANCE)
+
+
+def _encode(wrapper: Any, batch: dict[str, list[Any]]) -> Any:
+    class Loader(list[Any]):
+        class dataset:
+            features = ("text", "image")
+
+    return wrapper.encode(
+        Loader([batch]), task_metadata=None, hf_split="", hf_subset="", show_progress_bar=False
+    ).numpy()

@@ -33,7 +33,7 @@ def pair(
     """A saved directory in sentence-transformers, and the engine with the same policy."""
     directory = tmp_path_factory.mktemp("st") / "ume-r1"
     save(checkpoint(request.param), directory, {})
-    engine = TorchEmbedder(checkpoint(request.param), LoadOptions(text_only="plain"))
+    engine = TorchEmbedder(checkpoint(request.param), LoadOptions(conventions="readme"))
     return SentenceTransformer(str(directory), device="cpu"), engine, directory
 
 
@@ -127,7 +127,7 @@ def test_the_same_directory_serves_gen_and_plain_transformers(pair: Pair) -> Non
     _, engine, directory = pair
     from transformers import AutoModelForImageTextToText
 
-    saved = TorchEmbedder(directory, LoadOptions(text_only="plain"))
+    saved = TorchEmbedder(directory, LoadOptions(conventions="readme"))
     ours = saved.embed(["a text"], mode="both", max_new_tokens=5)
     assert ours.records == engine.embed(["a text"], mode="both", max_new_tokens=5).records
     loaded: Any = AutoModelForImageTextToText.from_pretrained(directory, output_loading_info=True)
@@ -159,7 +159,7 @@ def test_ume_save_names_the_directory_after_the_model(
     assert main(["save", "ume-nano"]) == 0
     assert "ume-nano" in capsys.readouterr().out
     policy = json.loads((tmp_path / "ume-nano" / "config_sentence_transformers.json").read_text())
-    assert policy["ume"] == {"mode": "disc", "prompt": "readme", "text_only": "plain"}
+    assert policy["ume"] == {"mode": "disc", "conventions": "readme"}
     assert main(["save", "ume-nano", "x", "--format", "parquet"]) == 2
 
 

@@ -26,7 +26,7 @@ from tests.matrix import HARDWARE
 from ume_core import CheckpointError, EngineUnavailable, Image, InvalidOption, LimitExceeded, Video
 from ume_core.hookspecs import has_gpu
 from ume_core.loading import LoadOptions
-from ume_core.qwen.checkpoint import files_digest
+from ume_core.qwen.digests import files_digest
 from ume_core.qwen.graphs import ENGINES, MANIFEST, OUTPUTS, TEXT, VISION, Arrays, Floats
 from ume_core.testing import EmbedderContract
 from ume_core.testing.contract import mixed_items, picture
@@ -155,9 +155,8 @@ def test_a_batch_beyond_the_profiles_runs_in_parts(exported: Path) -> None:
 
 
 def test_what_no_profile_takes_is_refused_before_it_costs_anything(exported: Path) -> None:
-    engine = OnPoints(exported)
-    big = {"image": picture(1, 600, 600), "max_pixels": 600 * 600}
-    items: list[Any] = ["short", "word " * 300, big]
+    engine = OnPoints(exported, max_pixels=600 * 600)
+    items: list[Any] = ["short", "word " * 300, Image(picture(1, 600, 600))]
     result = engine.embed(items, on_error="record")
     assert [r.status for r in result.records] == ["ok", "failed", "failed"]
     assert NO_PROFILE in str(result.records[1].reason) and "--profiles" in str(

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import ume_nano
 from ume_r1.cli import main as ume
+from ume_r1.index.description import FORMAT
 
 ROOT = Path(__file__).resolve().parents[1]
 GALLERY = "tools/gallery"
-# One index per version of the embedded model: vectors of different weights do not compare.
+# One index per version of the embedded model, whose vectors do not compare, and of the format.
 _WEIGHTS = hashlib.sha256((ume_nano.path() / "model.safetensors").read_bytes()).hexdigest()[:8]
-INDEX = f".cache/quickstart/index-{_WEIGHTS}"
+INDEX = f".cache/quickstart/index-{FORMAT}-{_WEIGHTS}"
 PAGE = ".cache/quickstart/search.html"
 
 TOUR: tuple[tuple[str, list[str]], ...] = (

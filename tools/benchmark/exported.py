@@ -13,7 +13,8 @@ import numpy as np
 
 from tools.benchmark.duel import Contestant, duel
 from ume_core.errors import CheckpointError
-from ume_core.qwen.checkpoint import files_digest, find_checkpoint
+from ume_core.qwen.checkpoint import find_checkpoint
+from ume_core.qwen.digests import files_digest
 from ume_core.qwen.manifest import Manifest
 from ume_onnxruntime.export_command import find_python
 

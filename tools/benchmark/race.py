@@ -69,9 +69,9 @@ class Field:
             if not saved.is_dir():
                 save(directory, saved, {})
             native = Native(saved, torch_dtype, device)
-        # `plain`: the README's recipe has no blank picture. No cache: within a round several of our
-        # own runs get the same pictures, and the first would pay for the others.
-        options = LoadOptions(text_only="plain", dtype=dtype, device=device, media_cache_bytes=0)
+        # The conventions of the recipe beside it. No cache: within a round several of our own runs
+        # get the same pictures, and the first would pay for the others.
+        options = LoadOptions(conventions="readme", dtype=dtype, device=device, media_cache_bytes=0)
         return cls(
             size, directory, device, torch_dtype, TorchEmbedder(directory, options),
             Upstream(directory, torch_dtype, device), native,

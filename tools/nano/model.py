@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from ume_core.conventions import CONVENTIONS_FILE
+
 SIDE = 84  # pixels; 6 x 6 patches, 9 visual tokens
 MIN_PIXELS, MAX_PIXELS = 56 * 56, 84 * 84
 
@@ -88,6 +90,18 @@ def create(directory: Path, seed: int = 0) -> None:
             "do_convert_rgb": True,
             "image_mean": [0.48145466, 0.4578275, 0.40821073],
             "image_std": [0.26862954, 0.26130258, 0.27577711],
+        },
+    )
+    # What the recipe of this folder trains with.
+    _write(
+        directory / CONVENTIONS_FILE,
+        {
+            "request": "lines",
+            "text_only": "blank",
+            "media_order": "media-first",
+            "frame_lists": "utils-0.0.14",
+            "image_pixels": None,
+            "aligned": False,
         },
     )
 

@@ -19,11 +19,8 @@ from safetensors import safe_open
 
 from ume_core.directories import new_directory
 from ume_core.errors import CheckpointError, InvalidOption
-from ume_core.qwen.checkpoint import (
-    Checkpoint,
-    files_digest,
-    find_checkpoint,
-)
+from ume_core.qwen.checkpoint import Checkpoint, find_checkpoint
+from ume_core.qwen.digests import files_digest
 from ume_core.qwen.graphs import TEXT, VISION
 from ume_core.qwen.manifest import Manifest
 from ume_export.configs import OPSET, onnx_config, prefix_of

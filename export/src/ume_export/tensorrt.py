@@ -23,7 +23,7 @@ import tensorrt as trt
 
 from ume_core.errors import CheckpointError, InvalidOption, UmeError
 from ume_core.loading import LoadOptions
-from ume_core.qwen.checkpoint import files_digest
+from ume_core.qwen.digests import files_digest
 from ume_core.qwen.graphs import ENGINES, TEXT, VISION, Floats, VisionLayout
 from ume_core.qwen.manifest import Manifest
 from ume_export.bfloat16 import on_cpu

@@ -1,4 +1,4 @@
-"""Files and URLs under the policy, over real HTTP."""
+"""Files, `file://`, `data:` and HTTP URLs under the policy; `test_download.py` has more of HTTP."""
 
 from __future__ import annotations
 
@@ -132,3 +132,106 @@ def test_a_truncated_image_is_named(tmp_path: Path) -> None:
 def test_alpha_lies_over_white() -> None:
     clear = PILImage.new("RGBA", (4, 4), (255, 0, 0, 0))
     assert open_image(Image(clear), Access()).getpixel((0, 0)) == (255, 255, 255)
+
+
+# `file://`, as the published recipe reads it and as RFC 8089 writes it.
+
+NAMES = ["holiday#1.png", "what?.png", "50%41.png", "100%.png", "a b.png", "кот.png", "a+b.png"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_url_is_a_path_as_it_stands_as_in_the_recipe(name: str, tmp_path: Path) -> None:
+    recipe = pytest.importorskip("qwen_vl_utils.vision_process")
+    path = tmp_path / name
+    PILImage.new("RGB", (30, 20), "red").save(path, "PNG")
+    url = f"file://{path}"
+    assert recipe.fetch_image({"image": url}).size  # the oracle finds it
+    assert open_image(Image(url), Access()).size == (30, 20)
+    assert open_image(Image(f"  FILE{url[4:]}"), Access()).size == (30, 20)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_url_may_be_percent_encoded_too(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "my folder" / name
+    path.parent.mkdir()
+    path.write_bytes(PNG)
+    for url in (path.as_uri(), path.as_uri().replace("file://", "file://localhost")):
+        assert read_source(url, Access()) == PNG
+        assert read_source(url, Access(Policy(roots=(path.parent,)))) == PNG
+
+
+def test_the_path_as_it_stands_comes_before_the_decoded_one(tmp_path: Path) -> None:
+    (tmp_path / "50%41.png").write_bytes(b"as it stands")
+    (tmp_path / "50A.png").write_bytes(b"decoded")
+    assert read_source(f"file://{tmp_path}/50%41.png", Access()) == b"as it stands"
+
+
+def test_a_decoded_file_url_leaves_no_root(tmp_path: Path) -> None:
+    inside = tmp_path / "in"
+    inside.mkdir()
+    (tmp_path / "a.png").write_bytes(PNG)
+    access = Access(Policy(roots=(inside,)))
+    for url in (f"file://{inside}/%2e%2e/a.png", f"file://{inside}/..%2fa.png"):
+        with pytest.raises(MediaError, match="no such file"):
+            read_source(url, access)  # the one inside the root, which is not there
+    with pytest.raises(PolicyViolation, match="outside"):
+        read_source(f"file://{tmp_path}/%61.png", access)
+
+
+# `data:`
+
+TEXT = base64.b64encode(PNG).decode()
+URL_SAFE = base64.urlsafe_b64encode(bytes(range(256))).decode()
+
+
+@pytest.mark.parametrize(
+    ("url", "data"),
+    [
+        (f"data:image/png;base64,{TEXT}", PNG),
+        (f"data:image/png;BASE64,{TEXT}", PNG),
+        (f"DATA:image/png;Base64,{TEXT}", PNG),
+        (f"data:image/png; base64 ,{TEXT}", PNG),
+        (f"data:image/png;charset=utf-8;base64,{TEXT}", PNG),
+        (f"data:;base64,{TEXT}", PNG),
+        (f"  data:image/png;base64,\n {TEXT[:40]}\r\n{TEXT[40:]} \n", PNG),
+        (f"data:image/png;base64,{TEXT.replace('+', '%2B').replace('=', '%3D')}", PNG),
+        (f"data:image/png;base64,{TEXT.rstrip('=')}", PNG),
+        (f"data:,{'x' * 5}%20y", b"xxxxx y"),
+        (f"data:x/y;base64,{URL_SAFE}", bytes(range(256))),
+        (f"data:x/y;base64,{URL_SAFE.rstrip('=')}", bytes(range(256))),
+        ("data:x/y;base64,QQ", b"A"),
+        ("data:x/y;base64,QUI=", b"AB"),
+    ],
+)  # fmt: skip
+def test_data_urls_are_taken_as_people_write_them(url: str, data: bytes) -> None:
+    assert "-" in URL_SAFE and "_" in URL_SAFE
+    assert read_source(url, Access(Policy.closed())) == data
+
+
+@pytest.mark.parametrize("body", ["QQ$", "Q", "QUJDR", "Q=UI", "кот"])
+def test_what_is_no_base64_is_refused_with_the_call_that_makes_it(body: str) -> None:
+    with pytest.raises(MediaError, match=r"base64\.b64encode\(data\)"):
+        read_source(f"data:image/png;base64,{body}", Access())
+
+
+@pytest.mark.parametrize("text", [TEXT, TEXT.rstrip("="), TEXT * 50, f"/9j/{TEXT}", TEXT + "\n"])
+@pytest.mark.parametrize("policy", [Policy(), Policy.closed(), Policy(roots=(Path("/nowhere"),))])
+def test_bare_base64_is_told_from_a_path(text: str, policy: Policy) -> None:
+    with pytest.raises((MediaError, PolicyViolation), match="'data:image/png;base64,'") as caught:
+        read_source(text, Access(policy))
+    assert len(str(caught.value)) < 500
+
+
+def test_the_fix_for_bare_base64_works() -> None:
+    assert open_image(Image("data:image/png;base64," + TEXT), Access()).size == (30, 20)
+
+
+def test_a_missing_path_with_a_suffix_is_not_called_base64() -> None:
+    with pytest.raises(MediaError, match=r"check the path$"):
+        read_source("a/very/long/path/that/is/not/there/at/all/and/never/was.png", Access())
+
+
+@pytest.mark.parametrize("url", ["http:/h.example/a", "https:h.example", "file:/tmp/a.png"])
+def test_a_url_with_too_few_slashes_says_so(url: str) -> None:
+    with pytest.raises(MediaError, match="two slashes"):
+        read_source(url, Access())

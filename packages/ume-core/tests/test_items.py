@@ -10,7 +10,7 @@ import pytest
 from PIL import Image as PILImage
 
 from ume_core import Image, InvalidItem, Item, Text, Video, as_item, as_items
-from ume_core.prompts import PROMPTS, strip_recipe_suffix
+from ume_core.prompts import PROMPTS, request_warning, strip_request
 
 PIL = PILImage.new("RGB", (8, 8))
 
@@ -71,11 +71,56 @@ def test_the_published_readmes_messages_are_understood() -> None:
     assert text == Text("What is it?")
 
 
-@pytest.mark.parametrize("prompt", [*(p.generation for p in PROMPTS.values()), ""])
+# As typed in upstream's own files, white space and all.
+ENDINGS = {
+    "README, demos": "\n<disc_emb>\nRepresent the above input text, images, videos, or any "
+    "combination of the three as embeddings. \nFirst output the thinking process in "
+    "<think> </think> tags and then summarize the entire input in a word or sentence. "
+    "\nFinally, use the <gen_emb> tag to represent the entire input.",
+    "README, disc": "\n<disc_emb>\n",
+    "evaluation, SFT": "\n<disc_emb>\nRepresent the above input text, images, videos, or any "
+    "combination of the three as embeddings. First output the thinking process in "
+    "<think> </think> tags and then summarize the entire input in a word or sentence. "
+    "Finally, use the <gen_emb> tag to represent the entire input.",
+}
+ENDINGS["RL"] = " " + ENDINGS["evaluation, SFT"]
+ENDINGS["flattened"] = " " + " ".join(ENDINGS["README, demos"].split())
+ENDINGS["Windows"] = ENDINGS["README, demos"].replace("\n", "\r\n")
+ENDINGS["ends in white space"] = ENDINGS["README, demos"] + "  \n"
+
+
+@pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS.keys())
 @pytest.mark.parametrize("body", ["What?", "", "about <disc_emb> itself", "ends in newline\n"])
-def test_only_the_recipes_own_ending_is_taken_off(body: str, prompt: str) -> None:
-    assert strip_recipe_suffix(f"{body}\n<disc_emb>\n{prompt}") == body
-    assert strip_recipe_suffix(body) == body
+def test_a_pasted_request_is_taken_off_whatever_its_white_space(body: str, ending: str) -> None:
+    assert strip_request(body + ending) == body
+    picture = {"type": "image", "image": "x.png"}
+    content = [picture, {"type": "text", "text": body + ending}]
+    assert as_item([{"role": "user", "content": content}]).text == body
+
+
+def test_a_request_is_taken_off_the_last_text_also_where_a_picture_follows() -> None:
+    picture = {"type": "image", "image": "x.png"}
+    text = {"type": "text", "text": "What?" + ENDINGS["README, demos"]}
+    for content in ([picture, text], [text, picture]):
+        assert as_item([{"role": "user", "content": content}]).text == "What?"
+    bare = {"type": "text", "text": ENDINGS["README, demos"]}
+    assert len(as_item([{"role": "user", "content": [picture, bare]}]).parts) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a\n<disc_emb>\nAnother request.",
+        "<disc_emb> first",
+        "Represent the above\ninput text, images, videos, or any  combination of the three as "
+        "embeddings. And then?",
+    ],
+)
+def test_a_request_that_is_not_recognised_stays_and_is_warned_about(text: str) -> None:
+    assert strip_request(text) == text
+    warning = request_warning(text)
+    assert warning is not None and "ordinary characters" in warning and "Fix: " in warning
+    assert request_warning("a dog") is None
 
 
 def test_a_bad_member_of_a_list_is_named_by_its_index() -> None:

@@ -17,7 +17,7 @@ from PIL import Image as PILImage
 from ume_core.fetch import Access
 from ume_core.items import Image, Video
 from ume_r1.cli import main
-from ume_r1.index.page import _thumbnail
+from ume_r1.index.page import preview
 
 
 def scene() -> PILImage.Image:
@@ -58,9 +58,9 @@ def test_thumbnails_of_turned_media_are_upright(tmp_path: Path) -> None:
     exif[ExifTags.Base.Orientation] = 6
     lying = scene().transpose(PILImage.Transpose.ROTATE_90)
     lying.save(tmp_path / "phone.jpg", quality=97, exif=exif)
-    assert close(shown(_thumbnail(Image(tmp_path / "phone.jpg"), Access())), scene())
+    assert close(shown(preview(Image(tmp_path / "phone.jpg"), Access()).still), scene())
     frames = Video([tmp_path / "phone.jpg"] * 2)
-    assert close(shown(_thumbnail(frames, Access())), scene())
+    assert close(shown(preview(frames, Access()).still), scene())
 
 
 @pytest.mark.parametrize("suffix", ["", ".npz", ".jsonl", ".parquet"])

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ume_core.embedder import Sampling
 from ume_core.qwen.tokens import SpecialTokens
-from ume_torch.engine import split_answer
 from ume_torch.generate import Row, Rules, Running, Sampler
 from ume_torch.kv import KeyValues, Shape
 from ume_torch.steps import Plain
@@ -132,13 +131,6 @@ def test_memory_follows_the_tokens() -> None:
     assert sizes[-1] - sizes[0] == 256 * per_token
     assert all(s <= per_token * (10 + i + 1 + 64) for i, s in enumerate(sizes))
     assert cache.bytes_for(1, 10 + 256) == sizes[-1]
-
-
-def test_the_answer_is_split_as_published() -> None:
-    assert split_answer("<think>a b</think><answer>c<gen_emb>") == ("a b", "c")
-    assert split_answer("<think>a</think>\n<answer>c</answer>\n<gen_emb>") == ("a", "c")
-    assert split_answer("<think>never closed<gen_emb>") == ("never closed", "")
-    assert split_answer("no form at all<gen_emb>") == ("", "")
 
 
 def test_sampling_options_are_checked() -> None:

@@ -128,16 +128,26 @@ def require_mode(mode: str, modes: frozenset[Mode], engine: str) -> Mode:
     return known
 
 
-def _as_ume_error(caught: Exception) -> UmeError:
-    """Whatever reading foreign data raised, so that one bad item cannot take the others down."""
-    if isinstance(caught, UmeError):
-        return caught
-    if isinstance(caught, MemoryError):
-        return LimitExceeded("the item does not fit in memory", fix="shrink it")
-    return InvalidItem(
-        f"the item cannot be read ({type(caught).__name__}: {caught})",
-        fix="check its values; if they are right, report this as a bug",
-    )
+def prepare_item(
+    values: Sequence[ItemLike],
+    index: int,
+    prepare: Callable[[Item], T],
+    *,
+    instruction: str | None,
+    on_error: OnError,
+) -> T | UmeError:
+    """Parse and prepare one item of a batch; with `record`, a bad one becomes its error.
+
+    Raises:
+        UmeError: the item is bad, unless recorded.
+    """
+    try:
+        return prepare(with_instruction(as_item(values[index]), instruction))
+    except Exception as caught:  # so that one bad item cannot take the others down
+        error = _as_ume_error(caught)
+        if on_error == "raise":
+            raise error.at(index) from (None if error is caught else caught)
+        return error
 
 
 def prepare_items(
@@ -146,27 +156,41 @@ def prepare_items(
     *,
     instruction: str | None,
     on_error: OnError,
-    first: int = 0,
 ) -> list[T | UmeError]:
-    """Parse and prepare every item; with `record`, a bad one becomes its error.
-
-    `first` is the index of `values[0]` in the caller's list, for error messages.
+    """`prepare_item` over a batch.
 
     Raises:
-        InvalidItem: the list is empty or no list. UmeError: the first bad item's, unless recorded.
+        InvalidItem: the batch is empty or none. UmeError: the first bad item's, unless recorded.
     """
-    check_batch(values)
+    batch = check_embed(values, on_error)
+    return [
+        prepare_item(batch, index, prepare, instruction=instruction, on_error=on_error)
+        for index in range(len(batch))
+    ]
+
+
+def check_embed(values: object, on_error: str) -> Sequence[ItemLike]:
+    """The members of a batch that is not empty.
+
+    Raises:
+        InvalidItem: it is empty or no batch. InvalidOption: an unknown `on_error`.
+    """
+    batch = check_batch(values)
     if on_error not in ("raise", "record"):
         raise InvalidOption(f"unknown on_error {on_error!r}", fix="use 'raise' or 'record'")
-    if not values:
+    if not batch:
         raise InvalidItem("the list of items is empty", fix="pass at least one item")
-    out: list[T | UmeError] = []
-    for index, value in enumerate(values, first):
-        try:
-            out.append(prepare(with_instruction(as_item(value), instruction)))
-        except Exception as caught:
-            error = _as_ume_error(caught)
-            if on_error == "raise":
-                raise error.at(index) from caught
-            out.append(error)
-    return out
+    return batch
+
+
+def _as_ume_error(caught: Exception) -> UmeError:
+    if isinstance(caught, UmeError):
+        return caught
+    if isinstance(caught, MemoryError):
+        return LimitExceeded("the item does not fit in memory", fix="shrink it")
+    if isinstance(caught, RecursionError):
+        return InvalidItem("the item is nested too deeply", fix="put its parts into one list")
+    return InvalidItem(
+        f"reading the item raised {type(caught).__name__}: {caught}",
+        fix="embed it alone with on_error='raise': the traceback shows which object raised it",
+    )

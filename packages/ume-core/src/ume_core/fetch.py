@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
-import http.client
-import ipaddress
+import errno
 import os
 import re
-import socket
-import ssl
 import stat
-import threading
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote, unquote, unquote_to_bytes, urljoin, urlsplit
+from urllib.parse import unquote, unquote_to_bytes
 
-from ume_core.errors import LimitExceeded, MediaError, PolicyViolation, UmeError
+from ume_core.errors import EngineUnavailable, LimitExceeded, MediaError, PolicyViolation
 from ume_core.limits import Limits, Policy
 
-_MAX_REDIRECTS = 5
-_CHUNK = 1 << 20
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
-_NAT64_LOCAL = ipaddress.ip_network("64:ff9b:1::/48")  # RFC 8215
-_PLATFORM = frozenset({ipaddress.ip_address("168.63.129.16")})  # Azure's host, publicly numbered
 _URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+:")
+_CREDENTIALS = re.compile(r"^((?!file:)[a-z][a-z0-9+.-]*:/*)[^/?#]*@", re.IGNORECASE)
+# A password with a "/" that nobody quoted ends the authority too early, at no valid port.
+_BROKEN_CREDENTIALS = re.compile(
+    r"^((?!file:)[a-z][a-z0-9+.-]*:/*)[^/?#@]*:(?!\d*[/?#])[^@]*@", re.IGNORECASE
+)
+# Long, of one alphabet, with no dot: it may be base64 that lost its "data:…,".
+_BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]{48,}={0,2}\s*")
+_BASE64_HINT = "; if it is base64, write it as a URL: 'data:image/png;base64,' + the string"
+_ABSENT = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP))
 
 
 @dataclass(frozen=True)
@@ -46,81 +44,48 @@ def read_source(source: str | Path | bytes, access: Access) -> bytes:
         MediaError: it cannot be read.
     """
     if isinstance(source, bytes):
-        _check_bytes(len(source), "the data", access.limits)
+        check_bytes(len(source), "the data", access.limits)
         return source
     if isinstance(source, Path):
-        return _read_file(source, access)
-    scheme = source[:8].lower()
+        return _read_file([source], describe(source), access)
+    trimmed = source.strip()
+    scheme = trimmed[:8].lower()
     if scheme.startswith("data:"):
-        return _decode_data_url(source, access.limits)
+        return _decode_data_url(trimmed, access.limits)
     if scheme.startswith(("http://", "https://")):
-        return _download(source, access)
+        return _download(trimmed, access)
     if scheme.startswith("file://"):
-        return _read_file(_path_of(source), access)
+        return _read_file(_paths_of(source.lstrip()), describe(source), access)
+    if scheme.startswith(("http:", "https:", "file:")):
+        raise MediaError(
+            f"{describe(source)} lacks the two slashes behind its colon",
+            fix=f"write {scheme.partition(':')[0]}://…",
+        )
     if _URL.match(source):
         raise MediaError(
             f"unknown URL scheme {source.split(':', 1)[0]!r}",
             fix="use file, http, https or data; wrap a path with a colon in Path()",
         )
-    return _read_file(Path(source), access)
+    hint = _BASE64_HINT if _BASE64.fullmatch(source) else ""
+    return _read_file([Path(source)], describe(source), access, hint)
 
 
 def describe(source: object) -> str:
-    """A short name of a source for error messages."""
+    """A short name of a source for error messages, without the password a URL may hold."""
     if isinstance(source, (str, Path)):
         name = str(source)
+        if not isinstance(source, Path):
+            name = _CREDENTIALS.sub(r"\1…@", _BROKEN_CREDENTIALS.sub(r"\1…@", name.strip()))
         return name if len(name) <= 200 else name[:150] + "…" + name[-40:]
     return f"the {type(source).__name__}"
 
 
-def _path_of(url: str) -> Path:
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise MediaError(f"{describe(url)}: {error}", fix="check the URL") from error
-    if parts.netloc not in ("", "localhost"):
-        raise MediaError(f"{url!r} names another host", fix="write file:///absolute/path")
-    return Path(unquote(parts.path))
+def check_bytes(size: int, name: str, limits: Limits) -> None:
+    """Refuse more bytes than `Limits.file_bytes`.
 
-
-def _read_file(path: Path, access: Access) -> bytes:
-    name = describe(path)
-    if not access.policy.files:
-        raise PolicyViolation(
-            f"local files are not allowed here ({name})", fix="send the file's bytes instead"
-        )
-    try:
-        real = path.expanduser().resolve()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise MediaError(f"no such file: {name}", fix="check the path") from error
-    roots = access.policy.roots
-    # Before looking whether it exists: a refusal must not tell.
-    if roots is not None and not any(real.is_relative_to(root.resolve()) for root in roots):
-        raise PolicyViolation(
-            f"{name} is outside the allowed folders", fix="move it below one of policy.roots"
-        )
-    try:
-        # Not blocking on pipes; all checks are on the file that is then read.
-        with os.fdopen(os.open(real, os.O_RDONLY | os.O_NONBLOCK), "rb") as handle:
-            status = os.fstat(handle.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise MediaError(f"{name} is not a regular file", fix="name an image or video file")
-            _check_bytes(status.st_size, name, access.limits)
-            data = handle.read(access.limits.file_bytes + 1)  # some files have no size
-    except MediaError:
-        raise
-    except FileNotFoundError as error:
-        raise MediaError(f"no such file: {name}", fix="check the path") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise MediaError(f"cannot read {name}: {reason}", fix="check its permissions") from error
-    _check_bytes(len(data), name, access.limits)
-    if not data:
-        raise MediaError(f"{name} is empty (0 bytes)", fix="replace the file")
-    return data
-
-
-def _check_bytes(size: int, name: str, limits: Limits) -> None:
+    Raises:
+        LimitExceeded: it is more.
+    """
     if size > limits.file_bytes:
         raise LimitExceeded(
             f"{name} has {size:,} bytes, more than limits.file_bytes ({limits.file_bytes:,})",
@@ -128,152 +93,105 @@ def _check_bytes(size: int, name: str, limits: Limits) -> None:
         )
 
 
+def _paths_of(url: str) -> list[Path]:
+    """What a `file://` URL may name, the likeliest first.
+
+    The rest behind `file://` is a path as it stands, "#", "?" and "%41" included: so
+    qwen-vl-utils 0.0.14 reads it (`fetch_image`), and so the published README writes it. If there
+    is no such file, it is read as RFC 8089 has it, which `Path.as_uri` writes.
+    """
+    rest = url[len("file://") :]
+    decoded = unquote(rest)
+    local = decoded.removeprefix("localhost") if decoded.startswith("localhost/") else decoded
+    return [Path(name) for name in dict.fromkeys((rest, decoded, local))]
+
+
+def _read_file(paths: list[Path], name: str, access: Access, hint: str = "") -> bytes:
+    """The first of `paths` that the policy allows and that exists; `hint` ends a fix."""
+    if not access.policy.files:
+        raise PolicyViolation(
+            f"local files are not allowed here ({name})", fix="send the file's bytes instead" + hint
+        )
+    # Before looking whether it exists: a refusal must not tell.
+    found = [real for real in map(_resolved, paths) if real is not None]
+    allowed = [real for real in found if _is_allowed(real, access.policy)]
+    if found and not allowed:
+        raise PolicyViolation(
+            f"{name} is outside the allowed folders", fix="move it below a policy.roots" + hint
+        )
+    missing: OSError | None = None
+    for real in allowed:
+        try:
+            return _read(real, name, access.limits)
+        except (MediaError, LimitExceeded):
+            raise
+        except (OSError, ValueError) as error:
+            if not isinstance(error, OSError) or error.errno not in _ABSENT:
+                reason = getattr(error, "strerror", None) or error
+                raise MediaError(
+                    f"cannot read {name}: {reason}", fix="check its permissions and its disk"
+                ) from error
+            missing = error
+    raise MediaError(f"no such file: {name}", fix="check the path" + hint) from missing
+
+
+def _resolved(path: Path) -> Path | None:
+    try:
+        return path.expanduser().resolve()
+    except (OSError, RuntimeError, ValueError):  # a name no system has, no home, a loop of links
+        return None
+
+
+def _is_allowed(real: Path, policy: Policy) -> bool:
+    roots = policy.roots
+    return roots is None or any(real.is_relative_to(root.resolve()) for root in roots)
+
+
+def _read(path: Path, name: str, limits: Limits) -> bytes:
+    # Not blocking on pipes; all checks are on the file that is then read.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as handle:
+        status = os.fstat(handle.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise MediaError(f"{name} is not a regular file", fix="name an image or video file")
+        check_bytes(status.st_size, name, limits)
+        data = handle.read(limits.file_bytes + 1)  # some files have no size
+    check_bytes(len(data), name, limits)
+    if not data:
+        raise MediaError(f"{name} is empty (0 bytes)", fix="replace the file")
+    return data
+
+
 def _decode_data_url(url: str, limits: Limits) -> bytes:
+    """The data of a `data:` URL, in any base64 that browsers and libraries write.
+
+    Line ends and blanks, percent signs, the URL-safe alphabet and missing padding are taken.
+    """
     head, comma, body = url.partition(",")
     if not comma:
         raise MediaError("a data: URL without a comma", fix="write data:image/png;base64,…")
-    _check_bytes(len(body) * 3 // 4, "the data: URL", limits)
-    if not head.endswith(";base64"):
-        return unquote_to_bytes(body.encode("utf-8", "replace").decode())
+    check_bytes(len(body) * 3 // 4, "the data: URL", limits)
+    if not re.search(r";\s*base64\s*$", head, re.IGNORECASE):
+        data = unquote_to_bytes(body.encode("utf-8", "replace").decode())
+        check_bytes(len(data), "the data: URL", limits)
+        return data
+    text = "".join(unquote(body).split()).rstrip("=").translate(str.maketrans("-_", "+/"))
     try:
-        return base64.b64decode("".join(unquote(body).split()), validate=True)
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise MediaError("the data: URL is not valid base64", fix="encode it again") from error
+        raise MediaError(
+            "the data: URL is not valid base64",
+            fix="write base64.b64encode(data).decode() behind its comma",
+        ) from error
 
 
 def _download(url: str, access: Access) -> bytes:
     if not access.policy.urls:
         raise PolicyViolation("URLs are not allowed here", fix="send the file's bytes instead")
-    seconds = access.limits.url_seconds
-    deadline = time.monotonic() + seconds
-    for _ in range(_MAX_REDIRECTS + 1):
-        try:
-            target = _get(url, access, deadline)
-        except UmeError:  # PolicyViolation is an OSError too
-            raise
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            late = time.monotonic() >= deadline
-            reason = f"no answer within limits.url_seconds ({seconds:g} s)" if late else error
-            raise MediaError(
-                f"cannot fetch {describe(url)}: {reason}", fix="check the URL and the network"
-            ) from error
-        if isinstance(target, bytes):
-            return target
-        url = urljoin(url, quote(target, safe="%/:=&?~#+!$,;'@()*[]"))
-        if not url.startswith(("http://", "https://")):
-            raise PolicyViolation(f"{describe(url)}: redirect to another scheme", fix="use http(s)")
-    raise MediaError(f"{describe(url)}: more than {_MAX_REDIRECTS} redirects", fix="check the URL")
-
-
-def _get(url: str, access: Access, deadline: float) -> bytes | str:
-    """One request: the body, or the redirect's target."""
-    parts = urlsplit(url)
-    host = parts.hostname
-    if not host:
-        raise MediaError(f"{describe(url)} has no host", fix="check the URL")
     try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError as error:
-        raise MediaError(f"{describe(url)}: {error}", fix="check the URL") from error
-    address = _resolve(host, port, access.policy)
-    connection = _connect(parts.scheme, host, port, address, deadline)
-    # A server that drips bytes keeps every single read short of its own timeout.
-    watch = threading.Timer(max(0.1, deadline - time.monotonic()), _hang_up, [connection.sock])
-    watch.daemon = True
-    watch.start()
-    try:
-        target = parts.path or "/"
-        connection.request("GET", target + (f"?{parts.query}" if parts.query else ""))
-        response = connection.getresponse()
-        if response.status in (301, 302, 303, 307, 308):
-            return response.getheader("Location") or ""
-        if response.status != 200:
-            raise MediaError(
-                f"{describe(url)} answered {response.status} {response.reason}", fix="check the URL"
-            )
-        declared = response.getheader("Content-Length")
-        length = int(declared) if declared and re.fullmatch("[0-9]{1,18}", declared) else None
-        if length is not None:
-            _check_bytes(length, describe(url), access.limits)
-        body = _read_body(response, url, access, deadline)
-        if length is not None and len(body) < length:
-            raise MediaError(
-                f"{describe(url)} ended after {len(body):,} of {length:,} bytes", fix="try again"
-            )
-        return body
-    finally:
-        watch.cancel()
-        connection.close()
-
-
-def _hang_up(sock: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)
-
-
-def _read_body(
-    response: http.client.HTTPResponse, url: str, access: Access, deadline: float
-) -> bytes:
-    body = bytearray()
-    while chunk := response.read1(_CHUNK):
-        body += chunk
-        _check_bytes(len(body), describe(url), access.limits)
-    if time.monotonic() >= deadline:  # the watch hung up; what came is a part
-        raise MediaError(
-            f"{describe(url)} took longer than limits.url_seconds "
-            f"({access.limits.url_seconds:g} s)",
-            fix="raise the limit or download it first",
-        )
-    if not body:
-        raise MediaError(f"{describe(url)} is empty (0 bytes)", fix="check the URL")
-    return bytes(body)
-
-
-def _resolve(host: str, port: int, policy: Policy) -> str:
-    """One address of `host` that the policy allows.
-
-    The connection then goes to this very address, so a name that resolves differently the second
-    time (DNS rebinding) gains nothing.
-    """
-    addresses = [
-        str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    ]
-    if policy.private_networks:
-        return addresses[0]
-    for address in addresses:
-        if not _is_public(ipaddress.ip_address(address.split("%")[0])):
-            raise PolicyViolation(
-                f"{host} resolves to {address}, a private address",
-                fix="set Policy(private_networks=True) if you trust it",
-            )
-    return addresses[0]
-
-
-def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Globally routed and unicast, also when an IPv4 address is wrapped in an IPv6 one."""
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour
-        low = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if address in _NAT64 or address in _NAT64_LOCAL or int(address) >> 32 == 0:
-            inner = low
-        if inner is not None:
-            return _is_public(inner)
-        if address.is_site_local or address.teredo is not None:
-            return False
-    return address.is_global and not address.is_multicast and address not in _PLATFORM
-
-
-def _connect(
-    scheme: str, host: str, port: int, address: str, deadline: float
-) -> http.client.HTTPConnection:
-    timeout = max(0.1, deadline - time.monotonic())
-    sock = socket.create_connection((address, port), timeout=timeout)
-    if scheme.lower() == "https":
-        try:
-            sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
-        except BaseException:
-            sock.close()
-            raise
-    connection = http.client.HTTPConnection(host, port, timeout=timeout)
-    connection.sock = sock
-    return connection
+        from ume_core.download import download  # urllib3 comes with the extra "http"
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"http(s) URLs need {error.name}",
+            fix="pip install 'urllib3>=2.6.3' idna, or download the file and pass it",
+        ) from error
+    return download(url, access)

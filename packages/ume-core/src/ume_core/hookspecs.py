@@ -67,12 +67,14 @@ class ModelSpec:
 
     Attributes:
         location: `module:function` returning its directory, or a hub id.
+        conventions: the bundle its vectors follow; None takes what its files state.
         aligned: its card declares that disc and gen share one space.
     """
 
     name: str
     location: str
     description: str
+    conventions: str | None = None
     aligned: bool = False
 
 

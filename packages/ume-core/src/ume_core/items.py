@@ -17,13 +17,23 @@ import numpy.typing as npt
 from PIL import Image as PILImage
 
 from ume_core.errors import InvalidItem
-from ume_core.prompts import strip_recipe_suffix
+from ume_core.foreign import (
+    as_sequence,
+    batch_fix,
+    is_undecoded,
+    item_fix,
+    source_expression,
+    undecoded_source,
+)
+from ume_core.prompts import strip_request
 from ume_core.sizes import FrameSampling, VideoBudget
 
 Array: TypeAlias = npt.NDArray[Any]
 MediaSource: TypeAlias = "str | Path | bytes | PILImage.Image | Array"
 
-IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .webp .gif .bmp .tif .tiff .ppm .pgm .avif".split())
+IMAGE_SUFFIXES = frozenset(
+    ".png .jpg .jpeg .jfif .webp .gif .bmp .tif .tiff .ppm .pgm .avif".split()
+)
 VIDEO_SUFFIXES = frozenset(
     [".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ogv"]
 )
@@ -47,8 +57,10 @@ class Image:
         source: a path, `file://`, `http(s)://` or `data:` URL, the file's bytes, a PIL image, or an
             array of shape (H, W), (H, W, 1|3|4): uint8, or float in [0, 1]. What its EXIF calls
             turned is made upright, a PIL image too, unless `ImageOps.exif_transpose` did it.
-        min_pixels, max_pixels: bounds of height x width after resizing; None takes the engine's.
-        resized_height, resized_width: the size wanted, in pixels, instead of the bounds.
+        min_pixels: least height x width after resizing; None takes the engine's bound.
+        max_pixels: most height x width after resizing, within the engine's bound.
+        resized_height: the height wanted, in pixels, instead of the bounds.
+        resized_width: the width wanted.
     """
 
     source: MediaSource
@@ -99,6 +111,9 @@ class Video:
             _check_source(self.source, "a video")
             if isinstance(self.source, PILImage.Image):
                 raise InvalidItem("a video is one PIL image", fix="pass a list of frames")
+        else:
+            for frame in self.source:
+                _check_source(frame, "a frame")
         _check_options(self)
 
     @property
@@ -198,9 +213,8 @@ def as_items(values: Sequence[ItemLike]) -> list[Item]:
     Raises:
         InvalidItem: `values` is not a list, is a single conversation, or a member is malformed.
     """
-    check_batch(values)
     items: list[Item] = []
-    for index, value in enumerate(values):
+    for index, value in enumerate(check_batch(values)):
         try:
             items.append(as_item(value))
         except InvalidItem as error:
@@ -208,16 +222,21 @@ def as_items(values: Sequence[ItemLike]) -> list[Item]:
     return items
 
 
-def check_batch(values: object) -> None:
-    """Refuse what is not a list of items but is easily mistaken for one."""
-    kind = type(values).__name__
-    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, (list, tuple)):
-        raise InvalidItem(f"embed() takes a list of items, not {kind}", fix="wrap it in a list")
-    members = cast("Sequence[Any]", values)
+def check_batch(values: object) -> Sequence[Any]:
+    """The members of a batch: of a list, another sequence, a column, or an array of strings.
+
+    Raises:
+        InvalidItem: it is something else that is easily mistaken for one.
+    """
+    members = as_sequence(values)
+    if members is None:
+        kind = type(values).__name__
+        raise InvalidItem(f"embed() takes a list of items, not {kind}", fix=batch_fix(values))
     if members and all(isinstance(m, Mapping) and "role" in m for m in members):
         raise InvalidItem(
             "this is one conversation, not a list of items", fix="wrap it: embed([messages])"
         )
+    return members
 
 
 def with_instruction(item: Item, instruction: str | None) -> Item:
@@ -242,9 +261,10 @@ def _require(value: object, kinds: tuple[type, ...], what: str, fix: str) -> Non
 
 def _check_source(source: object, what: str) -> None:
     if not isinstance(source, (str, Path, bytes, PILImage.Image, np.ndarray)):
+        better = source_expression(source, "value")
         raise InvalidItem(
             f"{what} cannot be a {type(source).__name__}",
-            fix="pass a path, URL, bytes, PIL image or array",
+            fix=f"pass {better or 'a path, URL, bytes, PIL image or array'}",
         )
 
 
@@ -275,15 +295,13 @@ def _parts(value: Any) -> list[Part]:
         return [Image(value)]
     if isinstance(value, Path):
         return [part_from_path(value)]
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and cast("Array", value).dtype.kind not in "SUTO":
         array = cast("Array", value)
         return [Video(array) if array.ndim == 4 else Image(array)]
     if isinstance(value, Mapping):
         return _parts_of_mapping(cast("Mapping[str, Any]", value))
-    raise InvalidItem(
-        f"cannot embed a {type(value).__name__}",
-        fix="pass str, Path, PIL image, array, dict, messages, or ume_core's Text, Image, Video",
-    )
+    kind = type(cast("object", value)).__name__
+    raise InvalidItem(f"cannot embed a {kind}", fix=item_fix(value))
 
 
 def part_from_path(path: Path) -> Image | Video:
@@ -300,13 +318,19 @@ def part_from_path(path: Path) -> Image | Video:
 
 
 def _parts_of_mapping(entry: Mapping[str, Any]) -> list[Part]:
-    """`{"text":…, "image":…, "video":…}` (values may be lists), or one Qwen content element."""
+    """`{"text":…, "image":…, "video":…}` (values may be lists), or one Qwen content element.
+
+    An undecoded datasets Image or Video, `{"bytes":…, "path":…}`, is one too.
+    """
+    if is_undecoded(entry):
+        return [_undecoded_part(entry)]
     options = {k: v for k, v in entry.items() if k in _VIDEO_OPTIONS}
     parts: list[Part] = []
     known = {"type", "text", "image", "image_url", "images", "video", "videos", "instruction"}
     for key in entry:
         if key not in known and key not in options:
-            raise InvalidItem(f"unknown key {key!r} in a dict", fix="see as_item()")
+            keys = sorted(known | _VIDEO_OPTIONS)
+            raise InvalidItem(f"unknown key {key!r} in a dict", fix=f"use {', '.join(keys)}")
     for key, value in entry.items():
         if key == "text":
             parts += [Text(t) for t in _strings(value)]
@@ -329,13 +353,23 @@ def _image(value: Any, options: dict[str, Any]) -> Image:
     if isinstance(value, Image):
         return value
     source = value
-    if isinstance(value, Mapping):  # the OpenAI form of image_url
-        source = cast("Mapping[str, Any]", value).get("url")
+    if isinstance(value, Mapping):
+        entry = cast("Mapping[str, Any]", value)
+        # Undecoded, or the OpenAI form of image_url.
+        source = undecoded_source(entry) if is_undecoded(entry) else entry.get("url")
     return Image(cast("MediaSource", source), **options)
 
 
 def _video(value: Any, options: dict[str, Any]) -> Video:
-    return value if isinstance(value, Video) else Video(value, **options)
+    if isinstance(value, Video):
+        return value
+    return Video(undecoded_source(value) if is_undecoded(value) else value, **options)
+
+
+def _undecoded_part(entry: Mapping[str, Any]) -> Image | Video:
+    name: object = entry["path"]
+    is_video = isinstance(name, str) and Path(name).suffix.lower() in VIDEO_SUFFIXES
+    return Video(undecoded_source(entry)) if is_video else Image(undecoded_source(entry))
 
 
 def _many(value: Any) -> list[Any]:
@@ -359,11 +393,18 @@ def _from_conversation(messages: Sequence[Mapping[str, Any]]) -> Item:
         )
     content = messages[0].get("content")
     if isinstance(content, str):
-        return Item((Text(strip_recipe_suffix(content)),))
+        return Item((Text(strip_request(content)),))
     if not isinstance(content, (list, tuple)):
         raise InvalidItem("the user message has no content", fix="give it a string or a list")
     parts = [part for element in cast("Sequence[Any]", content) for part in _parts(element)]
-    if parts and isinstance(parts[-1], Text):
-        stripped = strip_recipe_suffix(parts[-1].text)
-        parts[-1:] = [Text(stripped)] if stripped or len(parts) == 1 else []
-    return Item(tuple(parts))
+    return Item(tuple(_without_request(parts)))
+
+
+def _without_request(parts: list[Part]) -> list[Part]:
+    """The parts without the request that ends the last text; nothing is left of a bare one."""
+    for index, part in reversed(list(enumerate(parts))):
+        if isinstance(part, Text):
+            stripped = strip_request(part.text)
+            kept = [Text(stripped)] if stripped or len(parts) == 1 else []
+            return [*parts[:index], *kept, *parts[index + 1 :]]
+    return parts

@@ -45,8 +45,8 @@ class Policy:
         files: whether paths and `file://` URLs may be opened at all.
         roots: if given, only files below one of these directories (symbolic links resolved).
         urls: whether `http(s)://` URLs may be fetched.
-        private_networks: whether a URL may resolve to a loopback, private or link-local address.
-            Redirects are checked too.
+        private_networks: whether a URL's host may have a loopback, private or other special
+            address. Redirects are checked too.
     """
 
     files: bool = True

@@ -11,7 +11,6 @@ from ume_core.errors import EngineUnavailable, InvalidOption
 from ume_core.hookspecs import BackendSpec, ModelSpec
 from ume_core.limits import Limits, Policy
 from ume_core.plugins import registry, resolve
-from ume_core.prompts import DEFAULT_PROMPT
 
 
 @dataclass(frozen=True)
@@ -27,9 +26,16 @@ class LoadOptions:
         provider: ONNX Runtime's execution provider: `auto` (by `device`), `cpu`, `cuda` or
             `tensorrt`.
         streams: TensorRT's requests computed at once, each with its own buffers.
-        prompt: prompt version (see `ume_core.prompts`).
-        text_only: `blank` (as trained and officially evaluated) or `plain`.
-        media_order: `media-first` (as officially evaluated) or `given`.
+        conventions: `official` (training and evaluation) or `readme` (the published README); None
+            takes what the checkpoint states, else `official`. See `ume_core.conventions`.
+        prompt: the request after `<disc_emb>`: `one-line` (alias `mteb`), `readme` or `lines`.
+            Here and in the next five, None takes the conventions' choice.
+        text_only: `blank` (a white picture stands before the text) or `plain`.
+        media_order: `media-first` or `given`.
+        frame_lists: `utils-0.0.11` or `utils-0.0.14`, the qwen-vl-utils version whose rule resizes
+            the frames of a list.
+        min_pixels: least height x width of an image after resizing.
+        max_pixels: most height x width of an image after resizing.
         thinking: how gen answers: `full` (as trained), `short` (thinking is closed after
             `thinking_tokens`, the summary follows), `none` (the summary alone) or `skip`
             (`<gen_emb>` at once). All but `full` change the vectors, and the signature.
@@ -51,9 +57,13 @@ class LoadOptions:
     attention: str = "auto"
     provider: str = "auto"
     streams: int = 2
-    prompt: str = DEFAULT_PROMPT
-    text_only: str = "blank"
-    media_order: str = "media-first"
+    conventions: str | None = None
+    prompt: str | None = None
+    text_only: str | None = None
+    media_order: str | None = None
+    frame_lists: str | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
     thinking: str = "full"
     thinking_tokens: int = 64
     jpeg_draft: bool = False
@@ -98,7 +108,10 @@ def load(
     location, alias = locate(model)
     if alias is not None:
         chosen = replace(
-            chosen, name=chosen.name or alias.name, aligned=chosen.aligned or alias.aligned
+            chosen,
+            name=chosen.name or alias.name,
+            conventions=chosen.conventions or alias.conventions,
+            aligned=chosen.aligned or alias.aligned,
         )
     if engine != "auto":
         return _create(_named(engine), location, chosen)

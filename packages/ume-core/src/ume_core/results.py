@@ -22,9 +22,11 @@ class Sample:
         status: `ok`, or `forced` when `<gen_emb>` did not come within the budget (or the model
             ended without it) and was appended.
         reason: why it was forced.
-        text: all generated text, special tokens shown. thinking, summary: its two parts; empty
-            when the model did not produce them.
+        text: all generated text, special tokens shown.
+        thinking: the part between `<think>` and `</think>`; empty when the model produced none.
+        summary: the answer's sentence or paragraph; empty when the model produced none.
         generated_tokens: tokens the model generated, the forced one not counted.
+        short: the word or phrase that the answer gives between box marks; empty without them.
     """
 
     status: Status
@@ -33,6 +35,7 @@ class Sample:
     summary: str
     generated_tokens: int
     reason: str | None = None
+    short: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,11 @@ class Record:
     def summary(self) -> str:
         """The first sample's summary."""
         return self.samples[0].summary if self.samples else ""
+
+    @property
+    def label(self) -> str:
+        """The first sample's shortest account of the item: its short form, else its summary."""
+        return (self.samples[0].short or self.samples[0].summary) if self.samples else ""
 
     @property
     def generated_tokens(self) -> int:

@@ -23,9 +23,13 @@ class Signature:
         model: the name it was loaded by. weights: SHA-256 prefix of its weights,
             tokenizer, chat template and configuration.
         mode: `disc` or `gen` for vectors, `both` for a result that holds both.
-        prompt: prompt version. text_only: `blank` (a white picture precedes text-only inputs, as
-            trained) or `plain`. media_order: `media-first` or `given`.
-        min_pixels, max_pixels: default bounds of a resized image. max_frames: of a video.
+        prompt: the request after `<disc_emb>`, by name.
+        text_only: `blank` (a white picture precedes text-only inputs) or `plain`.
+        media_order: `media-first` or `given`.
+        frame_lists: whose rule resizes the frames of a list, `utils-0.0.11` or `utils-0.0.14`.
+        min_pixels: least height x width of a resized image.
+        max_pixels: most height x width of a resized image.
+        max_frames: most frames of a video.
         thinking: how gen answers (`full`, `short-N`, `none`, `skip`). decoding: `exact`, or `draft`
             where JPEGs are decoded at a fraction of their size.
         dtype: the engine's arithmetic. dimensions: length of a vector.
@@ -38,6 +42,7 @@ class Signature:
     prompt: str
     text_only: str
     media_order: str
+    frame_lists: str
     min_pixels: int
     max_pixels: int
     max_frames: int
@@ -101,7 +106,7 @@ class Signature:
         if set(values) != known:
             raise SignatureMismatch(
                 f"a stored signature has other fields: {sorted(set(values) ^ known)}",
-                fix="embed again with this version",
+                fix="embed again with this version; an index is made again with `ume index`",
             )
         return cls(**values)
 

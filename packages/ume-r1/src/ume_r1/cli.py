@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -11,11 +12,28 @@ from typing import NoReturn
 
 from ume_core.errors import UmeError
 from ume_core.plugins import registry, resolve
+from ume_r1.output import escape_missing_characters
+
+_FIXES = {
+    errno.ENOSPC: "free space on its disk, or name another place",
+    errno.EDQUOT: "free space in your quota, or name another place",
+    errno.EROFS: "name a place on a disk that is not read-only",
+    errno.EACCES: "change its permissions, or name another place",
+    errno.EPERM: "change its permissions, or name another place",
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "check the path",
+    errno.ENAMETOOLONG: "name a shorter path",
+    errno.EMFILE: "raise the limit of open files: ulimit -n 4096",
+    errno.ENFILE: "close programs that hold many files open",
+    errno.ENOMEM: "free memory",
+    errno.EIO: "check the disk: it fails to read or write",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit status (0 done, 1 some items failed, 2 error)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    escape_missing_characters()
     try:
         return _run(arguments)
     except UmeError as error:
@@ -27,8 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except OSError as error:  # a full disk, a read-only directory
-        print(f"ume: {error}. Fix: check the path, its permissions and the disk", file=sys.stderr)
+    except OSError as error:
+        fix = _FIXES.get(error.errno or 0, "check the path and the disk it is on")
+        print(f"ume: {error}. Fix: {fix}", file=sys.stderr)
         return 2
 
 
@@ -43,7 +62,8 @@ def _run(arguments: list[str]) -> int:
     resolve(spec.arguments)(parser)  # only the chosen command's module is imported
     # Intermixed, so that words may follow options: `ume search INDEX --image f "in red"`.
     status = resolve(spec.run)(parser.parse_intermixed_args(arguments[1:]))
-    sys.stdout.flush()
+    if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison] - closed by the shell
+        sys.stdout.flush()
     return int(status)
 
 

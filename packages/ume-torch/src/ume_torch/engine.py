@@ -12,18 +12,26 @@ import torch
 from torch import Tensor
 
 from ume_core.embedder import Sampling
-from ume_core.errors import CheckpointError, InvalidOption, UmeError
+from ume_core.errors import (
+    CheckpointError,
+    EngineUnavailable,
+    InvalidOption,
+    LimitExceeded,
+    UmeError,
+)
 from ume_core.loading import LoadOptions
-from ume_core.prompts import ANSWER_CLOSE, ANSWER_OPEN, GEN_TOKEN, THINK_CLOSE, THINK_OPEN
+from ume_core.prompts import ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
 from ume_core.qwen.checkpoint import find_checkpoint
 from ume_core.qwen.embedder import Output, Outputs, Prepared, QwenEmbedder, unit
 from ume_core.qwen.render import Rendered
 from ume_core.results import Record, Sample, Vectors
 from ume_core.signature import Mode
+from ume_torch.answers import split_answer
 from ume_torch.checkpoint import load_model
 from ume_torch.gen_cache import GenCache
 from ume_torch.generate import Row, Rules
 from ume_torch.linear import cpu_has_bfloat16, pack_linears
+from ume_torch.memory import is_out_of_memory
 from ume_torch.runner import Generated, Runner
 
 _ALL_MODES: frozenset[Mode] = frozenset({"disc", "gen", "both"})
@@ -41,17 +49,16 @@ class TorchEmbedder(QwenEmbedder):
         Raises:
             CheckpointError: it is not a usable checkpoint.
             InvalidOption: the device, dtype or attention cannot be had here.
+            LimitExceeded: it does not fit in memory.
+            EngineUnavailable: torch or transformers is installed in part.
         """
         options = options or LoadOptions()
         try:
             self._load(model, options)
         except UmeError:
             raise
-        except Exception as error:  # what foreign files can make parsers raise has no end
-            raise CheckpointError(
-                f"{model} cannot be loaded ({type(error).__name__}: {error})",
-                fix="check its config.json, tokenizer.json and chat template",
-            ) from error
+        except Exception as error:
+            raise _load_error(model, error) from error
 
     def _load(self, model: str | Path, options: LoadOptions) -> None:
         if options.provider != "auto":
@@ -165,18 +172,28 @@ class TorchEmbedder(QwenEmbedder):
 
     def _sample(self, row: Row) -> Sample:
         text = self._prepare.tokenizer.decode(row.ids)
-        thinking, summary = split_answer(text)
+        thinking, summary, short = split_answer(text)
         status = "ok" if row.forced is None else "forced"
-        return Sample(status, text, thinking, summary, row.generated_tokens, row.forced)
+        return Sample(status, text, thinking, summary, row.generated_tokens, row.forced, short)
 
 
-def split_answer(text: str) -> tuple[str, str]:
-    """(thinking, summary) of a generated answer; a part that is not there is empty."""
-    thinking, closed, rest = text.partition(THINK_CLOSE)
-    if not closed:
-        return text.partition(THINK_OPEN)[2].partition(GEN_TOKEN)[0].strip(), ""
-    rest = rest.partition(GEN_TOKEN)[0].replace(ANSWER_OPEN, "").replace(ANSWER_CLOSE, "")
-    return thinking.partition(THINK_OPEN)[2].strip(), rest.strip()
+def _load_error(model: str | Path, error: Exception) -> UmeError:
+    """What to say of an error that no reader of a file has named: what parsers raise has no end."""
+    if is_out_of_memory(error):
+        return LimitExceeded(
+            f"{model} does not fit in memory",
+            fix="free memory, use dtype='bfloat16', or load a smaller model",
+        )
+    if isinstance(error, ImportError):
+        return EngineUnavailable(
+            f"torch or transformers cannot be imported whole: {error}",
+            fix="install both anew: pip install --force-reinstall torch transformers",
+        )
+    return CheckpointError(
+        f"loading {model} raised {type(error).__name__}: {error}",
+        fix="see whether ume-nano loads here: if it does, a file of this checkpoint is at fault "
+        "(the traceback above names its reader), else the installation of torch or transformers",
+    )
 
 
 def create(model: str | Path, options: LoadOptions) -> TorchEmbedder:

@@ -71,6 +71,7 @@ class GenCache:
                 return None
             record = json.loads(row[0])
             record["samples"] = tuple(Sample(**s) for s in record["samples"])
+            record["warnings"] = tuple(record["warnings"])
             disc, gen = (np.frombuffer(b, dtype="<f4") for b in row[1:])
             return Record(**record), disc, list(gen.reshape(-1, len(disc)))
         except (sqlite3.Error, ValueError, TypeError, KeyError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterable
 from contextlib import redirect_stdout, suppress
@@ -18,6 +19,7 @@ from ume_core.errors import CheckpointError, InvalidOption
 from ume_core.hookspecs import has_gpu
 from ume_core.qwen.graphs import Arrays
 
+_log = logging.getLogger(__name__)
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
@@ -134,17 +136,7 @@ class Graph:
             # Not `session.disable_cpu_ep_fallback`, which refuses arithmetic on shapes, too.
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if provider == "tensorrt":
-            cache.mkdir(exist_ok=True)
-            settings: dict[str, Any] = {
-                "device_id": number,
-                # Precision is in the graph; engines and timings are kept beside it.
-                "trt_engine_cache_enable": True,
-                "trt_engine_cache_path": str(cache),
-                "trt_timing_cache_enable": True,
-                "trt_timing_cache_path": str(cache),
-                # Or weights travel in one message, which ends at 2 GB.
-                "trt_load_user_initializer": True,
-            }
+            settings = tensorrt_settings(number, cache)
             chain.insert(0, (PROVIDERS["tensorrt"], settings))
         try:
             self._session = ort.InferenceSession(
@@ -194,6 +186,24 @@ class Graph:
         binding.bind_output(self._output)
         self._session.run_with_iobinding(binding)
         return binding.copy_outputs_to_cpu()[0]
+
+
+def tensorrt_settings(number: int, cache: Path) -> dict[str, Any]:
+    """Options of the TensorRT provider on one device; precision is in the graph.
+
+    Args:
+        cache: where engines and timings are kept; on a read-only disk they are built at each start.
+    """
+    # Or weights travel in one message, which ends at 2 GB.
+    settings: dict[str, Any] = {"device_id": number, "trt_load_user_initializer": True}
+    try:
+        cache.mkdir(exist_ok=True)
+    except OSError as error:
+        _log.debug("TensorRT engines are not kept: %s", error)
+        return settings
+    for kind in ("engine", "timing"):
+        settings |= {f"trt_{kind}_cache_enable": True, f"trt_{kind}_cache_path": str(cache)}
+    return settings
 
 
 def computing_on_cpu(assigned: Iterable[Any]) -> list[str]:

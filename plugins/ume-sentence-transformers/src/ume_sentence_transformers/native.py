@@ -83,7 +83,7 @@ def _write_settings(part: Path, dimensions: int, chat_template: str) -> None:
             "similarity_fn_name": "cosine",
             "prompts": {},
             "default_prompt_name": None,
-            "ume": {"mode": "disc", "prompt": "readme", "text_only": "plain"},
+            "ume": {"mode": "disc", "conventions": "readme"},
         },
     )
     for _, path, _ in _MODULES[1:]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ume_core.errors import CheckpointError, EngineUnavailable
-from ume_core.qwen.checkpoint import files_digest
+from ume_core.qwen.digests import files_digest
 from ume_core.qwen.graphs import ENGINES
 from ume_tensorrt.profiles import Profiles, parse_profiles
 

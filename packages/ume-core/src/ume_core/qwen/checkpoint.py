@@ -1,107 +1,185 @@
-"""Finding a checkpoint of the published layout and reading what stands beside its weights."""
+"""A checkpoint of the published layout: its files, what they say, and one digest over it all.
+
+The rules are transformers': which file wins (`processor`, `template`), which settings count
+(`config`, `tokenizer_files`), what weights are called (`weights`). What the engines would not
+follow is refused by name.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+from ume_core.conventions import CONVENTIONS_FILE, Conventions, read_conventions
 from ume_core.errors import CheckpointError
+from ume_core.qwen.adapter import Adapter, no_copy
+from ume_core.qwen.config import read_config, read_generation
+from ume_core.qwen.digests import remembered
+from ume_core.qwen.files import check_content, optional_json
+from ume_core.qwen.locate import locate, own_file
 from ume_core.qwen.patches import PatchConfig
-
-ARCHITECTURES = {
-    "qwen2_vl": "Qwen2VLForConditionalGeneration",
-    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
-}
-# What stands beside the weights in the published layout, by every transformers line.
-_SIDE_FILES = (
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-    "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json",
-    "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
-    "chat_template.json", "chat_template.jinja",
-)  # fmt: skip
-_NOTES = frozenset(
-    ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
+from ume_core.qwen.processor import PROCESSOR_FILES, read_patch_config
+from ume_core.qwen.template import (
+    JINJA,
+    MORE,
+    TEMPLATE_FILES,
+    has_template,
+    read_template,
+    used_tokens,
 )
-# Published revisions: mteb 2.26.24 `ume_r1.py`. Pinning keeps a hub id from changing its vectors.
-REVISIONS = {
-    "zhibinlan/UME-R1-2B": "e7aaa253cd315be20bd15c8704ad281b4fdf82c9",
-    "zhibinlan/UME-R1-7B": "b5c08e3273d979e0f22445306717c39ca8d45df0",
-}
+from ume_core.qwen.tokenizer_files import (
+    LEGACY_FILES,
+    SETTINGS,
+    TOKENIZER,
+    named_tokens,
+    tokenizer_file,
+)
+from ume_core.qwen.tokens import tokenizer_digest
+from ume_core.qwen.weights import (
+    EMBED,
+    INDEX,
+    LM_HEAD,
+    WEIGHTS,
+    Tensor,
+    has_weights,
+    read_tensors,
+    same_content,
+    tensors_digest,
+    weight_files,
+)
+
+_MODEL_FILES = ("config.json", "generation_config.json")
+_TOKENIZER_FILES = (TOKENIZER, SETTINGS, *LEGACY_FILES)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint directory whose files were checked.
+    """A checkpoint whose files were checked.
 
     Attributes:
         name: what the user called it; part of signatures.
-        directory: where its files are.
-        config: config.json.
+        directory: the one it was asked for by; an adapter's, where it is one.
+        base: where the model's own files are; `directory`, unless that is an adapter's.
+        adapter: what peft has to merge into the weights.
+        config: config.json in one form (`ume_core.qwen.config`).
         chat_template: Jinja source.
-        patches: preprocessor_config.json.
+        patches: the image and video processors' settings.
+        conventions: what its `ume_conventions.json` states; None without one.
     """
 
     name: str
     directory: Path
+    base: Path
+    adapter: Adapter | None
     config: dict[str, Any]
     chat_template: str
     patches: PatchConfig
+    conventions: Conventions | None = None
 
     @property
     def hidden_size(self) -> int:
         """Width of the embedding."""
-        return int(self._text("hidden_size"))
+        return int(self.config["text_config"]["hidden_size"])
 
     @property
     def context_length(self) -> int:
         """Most tokens the model was built for."""
-        return int(self._text("max_position_embeddings"))
+        return int(self.config["text_config"]["max_position_embeddings"])
 
     @property
     def tokens_per_second(self) -> float | None:
         """Qwen2.5-VL's temporal scale of positions; None for Qwen2-VL."""
         if self.config["model_type"] == "qwen2_vl":
             return None
-        return float(self.config["vision_config"].get("tokens_per_second", 4))
+        return float(self.config["vision_config"]["tokens_per_second"])
+
+    @property
+    def tokenizer(self) -> Path:
+        """The directory of the tokenizer: an adapter may bring its own."""
+        return _tokenizer_place(self.directory, self.base)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The model's own weights by name (`ume_core.qwen.weights.canonical_name`).
+
+        Where the embeddings are tied they are `EMBED` alone, whichever of the two is stored.
+
+        Raises:
+            CheckpointError: a file is damaged, or embeddings that config.json ties differ.
+        """
+        found = read_tensors(weight_files(self.base))
+        if not self.config["tie_word_embeddings"] or LM_HEAD not in found:
+            return found
+        head = found.pop(LM_HEAD)
+        if not same_content(head, found.setdefault(EMBED, head)):
+            raise CheckpointError(
+                f"{self.base}: config.json ties {LM_HEAD} to the embeddings "
+                "(tie_word_embeddings), and the weights have two different ones",
+                fix="set tie_word_embeddings to false if the model was trained so, else save it "
+                "again",
+            )
+        return found
 
     def digest(self) -> str:
         """SHA-256, 16 hex digits, over all of it that decides a vector.
 
-        Weights, tokenizer, chat template, configuration, mean and deviation of pixels; the pixel
-        bounds are fields of a signature themselves.
+        Weights, an adapter, vocabulary, chat template, configuration and processor settings: what
+        they say, not how files spell it, so that a checkpoint keeps its digest when it is saved
+        again or sharded. The pixel bounds of images are fields of a signature themselves.
         """
-        files = [*_weight_files(self.directory), self.directory / "tokenizer.json"]
+        patches = self.patches
+        kind = "tied tensors" if self.config["tie_word_embeddings"] else "tensors"
         settings = [
-            files_digest([f for f in files if f.is_file()]), self.chat_template,
-            self.patches.mean, self.patches.std, _without_notes(self.config),
+            remembered(kind, weight_files(self.base), lambda: tensors_digest(self.tensors())),
+            self.adapter.digest() if self.adapter is not None else None,
+            remembered(
+                "tokenizer", [self.tokenizer / TOKENIZER], lambda: tokenizer_digest(self.tokenizer)
+            ),
+            self.chat_template, used_tokens(self.chat_template, self._named_tokens()),
+            patches.mean, patches.std, patches.rescale_factor, patches.video_bounds,
+            self.config,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
     def side_files(self) -> list[Path]:
-        """Its files besides the weights, of the published layout only.
+        """Its files besides the weights, of the published layout only, one of each name.
 
         Raises:
-            CheckpointError: one is a link that leads elsewhere than into a hub cache.
+            CheckpointError: one is a link that leads elsewhere than into a hub cache, or the chat
+                template stands apart from them.
         """
-        return [_own(self.directory / n) for n in _SIDE_FILES if (self.directory / n).is_file()]
+        place = _template_place(self.directory, self.base)
+        if (place / MORE).is_dir() and not any((place / name).is_file() for name in TEMPLATE_FILES):
+            raise CheckpointError(
+                f"{place} has its chat template in {MORE}/ only",
+                fix=f"copy {MORE}/default.jinja to {JINJA}",
+            )
+        places = [
+            (self.base, _MODEL_FILES),
+            (self.tokenizer, _TOKENIZER_FILES),
+            (_processor_place(self.directory, self.base), PROCESSOR_FILES),
+            (place, TEMPLATE_FILES),
+            (_conventions_place(self.directory, self.base), (CONVENTIONS_FILE,)),
+        ]
+        found = [place / name for place, names in places for name in names]
+        return [own_file(path) for path in found if path.is_file()]
 
     def weight_files(self) -> list[Path]:
-        """Its weights, and their index where there are several."""
-        index = self.directory / "model.safetensors.index.json"
-        found = _weight_files(self.directory)
-        return [_own(p) for p in (*found, *([index] if len(found) > 1 else []))]
+        """Its weights, and their index where there are several.
 
-    def _text(self, key: str) -> Any:
-        # transformers 4.5x and later nest the text model's fields; the published files are flat.
-        nested: dict[str, Any] = self.config.get("text_config") or {}
-        return nested[key] if key in nested else self.config[key]
+        Raises:
+            CheckpointError: it is an adapter: its weights are in no file until they are merged.
+        """
+        if self.adapter is not None:
+            raise no_copy(self.directory)
+        found = weight_files(self.base)
+        index = [] if found == [self.base / WEIGHTS] else [self.base / INDEX]
+        return [own_file(path) for path in (*found, *index)]
+
+    def _named_tokens(self) -> dict[str, str]:
+        return named_tokens(self.tokenizer, optional_json(self.tokenizer / SETTINGS))
 
 
 def find_checkpoint(
@@ -109,153 +187,57 @@ def find_checkpoint(
 ) -> Checkpoint:
     """The checkpoint in a directory, or of a hub id (downloaded at the pinned revision).
 
+    A directory with adapter_config.json is an adapter. As in transformers 5.x, weights that stand
+    beside it are its base; else the base is found by its `base_model_name_or_path`. The tokenizer,
+    the processor's settings and the chat template are the adapter's own where it has them.
+
     Args:
         weights: whether safetensors must be there; an exported directory has graphs instead.
 
     Raises:
         CheckpointError: no such directory or hub id, or it is not a UME-R1 checkpoint.
     """
-    directory = _locate(model)
-    config = _read_json(directory / "config.json", "config.json")
-    kind = config.get("model_type")
-    if kind not in ARCHITECTURES:
-        raise CheckpointError(
-            f"{directory} is a {kind!r} model",
-            fix=f"use a checkpoint of type {' or '.join(ARCHITECTURES)}",
-        )
-    if weights and not _weight_files(directory):
-        raise CheckpointError(
-            f"{directory} has no .safetensors weights",
-            fix="save it with save_pretrained(); pickled .bin files are never loaded",
-        )
-    preprocessor = directory / "preprocessor_config.json"
-    if not preprocessor.is_file():
-        # transformers 5.x writes the image processor's settings into processor_config.json.
-        nested = _read_json(directory / "processor_config.json", "preprocessor_config.json")
-        patches = PatchConfig.from_json(nested.get("image_processor") or {})
-    else:
-        patches = PatchConfig.from_json(_read_json(preprocessor, preprocessor.name))
-    label = name or (str(model) if not Path(model).is_dir() else directory.name)
-    return Checkpoint(label, directory, config, _chat_template(directory), patches)
-
-
-def _without_notes(config: Any) -> Any:
-    """A configuration without what has no part in a vector."""
-    if not isinstance(config, dict):
-        return config
-    values = cast("dict[str, Any]", config)
-    return {k: _without_notes(v) for k, v in values.items() if k not in _NOTES}
-
-
-def _own(path: Path) -> Path:
-    """A file of the checkpoint itself, or one its hub cache links to."""
-    target = path.resolve()
-    if target.parent != path.parent.resolve() and target.parent.name != "blobs":
-        raise CheckpointError(f"{path} links to {target}", fix="copy the file into the checkpoint")
-    return path
-
-
-def files_digest(files: Sequence[Path]) -> str:
-    """SHA-256 over files, 16 hex digits; remembered per file size and time."""
-    key = "|".join(f"{f}:{f.stat().st_size}:{f.stat().st_mtime_ns}" for f in files)
-    store = _cache_file()
-    known: dict[str, str] = {}
-    with contextlib.suppress(OSError, ValueError):
-        known = json.loads(store.read_text("utf-8"))
-    if key in known:
-        return known[key]
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as handle:
-            while block := handle.read(1 << 22):
-                digest.update(block)
-    known[key] = digest.hexdigest()[:16]
-    with contextlib.suppress(OSError):  # a read-only home only costs the hashing time
-        store.parent.mkdir(parents=True, exist_ok=True)
-        temporary = store.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(known), "utf-8")
-        temporary.replace(store)
-    return known[key]
-
-
-def _cache_file() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "ume" / "digests.json"
-
-
-def _locate(model: str | Path) -> Path:
-    path = Path(model)
-    if path.is_dir():
-        return path.resolve()
-    text = str(model)
-    if isinstance(model, Path) or text.count("/") != 1 or text.startswith((".", "/", "~")):
-        raise CheckpointError(
-            f"no checkpoint directory {text!r}",
-            fix="pass a directory, a hub id such as zhibinlan/UME-R1-2B, or a name (ume models)",
-        )
-    hub: Any = import_module("huggingface_hub")
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(
-            hub.snapshot_download(
-                text,
-                revision=REVISIONS.get(text),
-                allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"],
-            )
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{text!r} is neither a directory nor can it be had from the hub: {reason}",
-            fix="check the name and the network, or pass a directory",
-        ) from error
-
-
-def _weight_files(directory: Path) -> list[Path]:
-    """The files transformers will read, none of them outside the directory or pickled."""
-    single = directory / "model.safetensors"
-    if single.is_file():
-        return [single]
-    index = directory / "model.safetensors.index.json"
-    if not index.is_file():
-        return []
-    weight_map = _read_json(index, index.name).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise CheckpointError(f"{index} has no weight_map", fix="download it again")
-    names = {str(n) for n in cast("dict[str, Any]", weight_map).values()}
-    for name in sorted(names):
-        if Path(name).name != name or not name.endswith(".safetensors"):
+    directory = locate(model)
+    adapter = Adapter.find(directory) if weights else None
+    base = directory
+    if adapter is not None and not has_weights(directory):
+        base = adapter.base()
+        if Adapter.find(base) is not None:
             raise CheckpointError(
-                f"{index} names {name!r}", fix="weights must be .safetensors files beside it"
+                f"{directory} is an adapter of {base}, which is an adapter too",
+                fix="merge that one into its base first",
             )
-        if not (directory / name).is_file():
-            raise CheckpointError(f"{directory} lacks {name}", fix="download it again")
-    return sorted(directory / name for name in names)
-
-
-def _read_json(path: Path, needed: str) -> dict[str, Any]:
-    if not path.is_file():
+    if not (base / "config.json").is_file():
         raise CheckpointError(
-            f"{path.parent} is no checkpoint: it has no {needed}",
+            f"{base} is no checkpoint: it has no config.json",
             fix="pass the directory that holds config.json and model.safetensors",
         )
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}", fix="replace it") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} is not a JSON object", fix="replace it")
-    return cast("dict[str, Any]", value)
+    config = read_config(base / "config.json")
+    if weights:
+        for file in weight_files(base):
+            check_content(file)
+        read_generation(base)
+    tokenizer = tokenizer_file(_tokenizer_place(directory, base)).parent
+    settings = optional_json(tokenizer / SETTINGS)
+    template = read_template(_template_place(directory, base), settings)
+    label = name or (str(model) if not Path(model).is_dir() else directory.name)
+    patches = read_patch_config(_processor_place(directory, base))
+    conventions = read_conventions(_conventions_place(directory, base))
+    return Checkpoint(label, directory, base, adapter, config, template, patches, conventions)
 
 
-def _chat_template(directory: Path) -> str:
-    jinja = directory / "chat_template.jinja"
-    if jinja.is_file():
-        return jinja.read_text("utf-8")
-    for name in ("chat_template.json", "tokenizer_config.json"):
-        path = directory / name
-        template = _read_json(path, name).get("chat_template") if path.is_file() else None
-        if isinstance(template, str):
-            return template
-    raise CheckpointError(f"{directory} has no chat template", fix="copy chat_template.json to it")
+def _tokenizer_place(directory: Path, base: Path) -> Path:
+    return directory if (directory / TOKENIZER).is_file() else base
+
+
+def _conventions_place(directory: Path, base: Path) -> Path:
+    return directory if (directory / CONVENTIONS_FILE).is_file() else base
+
+
+def _processor_place(directory: Path, base: Path) -> Path:
+    own = any((directory / name).is_file() for name in PROCESSOR_FILES)
+    return directory if own else base
+
+
+def _template_place(directory: Path, base: Path) -> Path:
+    return directory if has_template(directory) else base

@@ -12,9 +12,16 @@ from typing import TypeAlias
 import numpy as np
 
 from ume_core.ahead import prepare_ahead
-from ume_core.embedder import OnError, Progress, Sampling, prepare_items, require_mode
-from ume_core.errors import CheckpointError, InvalidItem, InvalidOption, LimitExceeded, UmeError
-from ume_core.items import Item, ItemLike, check_batch
+from ume_core.embedder import (
+    OnError,
+    Progress,
+    Sampling,
+    check_embed,
+    prepare_item,
+    require_mode,
+)
+from ume_core.errors import CheckpointError, InvalidOption, LimitExceeded, UmeError
+from ume_core.items import Item, ItemLike
 from ume_core.loading import LoadOptions
 from ume_core.qwen.checkpoint import Checkpoint
 from ume_core.qwen.prepare import Preparer
@@ -56,20 +63,21 @@ class QwenEmbedder(ABC):
     ) -> None:
         self.checkpoint, self.options, self.dtype = checkpoint, options, dtype
         self._prepare = Preparer(checkpoint, options)
-        patches = checkpoint.patches
+        conventions, patches = self._prepare.conventions, self._prepare.patchify.config
         self._signature = Signature(
             model=checkpoint.name,
             weights=weights,
             mode="disc",
-            prompt=options.prompt,
-            text_only=options.text_only,
-            media_order=options.media_order,
+            prompt=conventions.prompt.name,
+            text_only=conventions.text_only,
+            media_order=conventions.media_order,
+            frame_lists=conventions.frame_lists,
             min_pixels=patches.min_pixels,
             max_pixels=patches.max_pixels,
             max_frames=options.limits.video_frames,
             dtype=dtype,
             dimensions=checkpoint.hidden_size,
-            aligned=options.aligned,
+            aligned=conventions.aligned,
             thinking=_thinking(options),
             decoding="draft" if options.jpeg_draft else "exact",
         )
@@ -117,9 +125,7 @@ class QwenEmbedder(ABC):
         budget = self._budget(max_new_tokens)
         if sampling is not None and mode == "disc":
             raise InvalidOption("sampling was given in disc mode", fix="use mode='gen' or 'both'")
-        check_batch(items)
-        if not items:
-            raise InvalidItem("the list of items is empty", fix="pass at least one item")
+        batch = check_embed(items, on_error)
         gen = mode != "disc"
 
         def prepare(item: Item) -> Rendered:
@@ -128,13 +134,10 @@ class QwenEmbedder(ABC):
             return rendered
 
         def prepare_one(index: int) -> Rendered | UmeError:
-            (found,) = prepare_items(
-                [items[index]], prepare, instruction=instruction, on_error=on_error, first=index
-            )
-            return found
+            return prepare_item(batch, index, prepare, instruction=instruction, on_error=on_error)
 
         outputs: dict[int, Output] = {}
-        ahead = prepare_ahead(len(items), prepare_one, _bytes)
+        ahead = prepare_ahead(len(batch), prepare_one, _bytes)
         prepared = enumerate(ahead)
         run = self.outputs(prepared, mode, budget, sampling)
         # Closed at once when something raises: threads, pictures and caches must not wait for the
@@ -147,8 +150,8 @@ class QwenEmbedder(ABC):
                     output = Output(Record("failed", str(output)), None, [])
                 outputs[index] = output
                 if progress is not None:
-                    progress(len(outputs), len(items))
-        ordered = [outputs[i] for i in range(len(items))]
+                    progress(len(outputs), len(batch))
+        ordered = [outputs[i] for i in range(len(batch))]
         return self._result(ordered, mode, sampling.n if sampling is not None else 1)
 
     def _disc(self, prepared: Prepared) -> Outputs:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ume_core.errors import CheckpointError
-from ume_core.qwen.checkpoint import files_digest
+from ume_core.qwen.digests import files_digest
 from ume_core.qwen.graphs import MANIFEST
 
 FORMAT = 3  # 1 had padded prompts, 2 no prefix

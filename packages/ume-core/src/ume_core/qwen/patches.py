@@ -1,8 +1,9 @@
 """Pixels to the vision tower's input: resize, normalise, cut into patches.
 
 Equal to transformers' Qwen2-VL image processor on the image the published recipe hands it (PIL
-bicubic resize to `smart_resize`'s size, then 1/255, mean and std of the checkpoint's
-preprocessor_config.json, patches in merge-window order).
+bicubic resize to `smart_resize`'s size, then the checkpoint's rescaling, mean and deviation,
+patches in merge-window order). The recipe resizes an image twice: first qwen-vl-utils by the
+item's own bounds or its defaults, then the processor by the bounds in force.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as PILImage
 
 from ume_core.cache import ByteCache
-from ume_core.errors import CheckpointError, InvalidItem, LimitExceeded
+from ume_core.conventions import OFFICIAL
+from ume_core.errors import InvalidItem, LimitExceeded
 from ume_core.fetch import Access, read_source
 from ume_core.items import Image, Video
 from ume_core.media import Picture, load_video, open_picture
@@ -28,6 +30,8 @@ from ume_core.sizes import (
     MERGE,
     PATCH,
     TEMPORAL_PATCH,
+    UTILS_MAX_PIXELS,
+    UTILS_MIN_PIXELS,
     VIDEO_MAX_PIXELS,
     VIDEO_MIN_PIXELS,
     VideoBudget,
@@ -37,7 +41,7 @@ from ume_core.sizes import (
 
 Pixels = npt.NDArray[np.float32]
 
-# preprocessor_config.json of Qwen2-VL; checkpoints state their own, these fill gaps.
+# Defaults of transformers' Qwen2VLImageProcessor; checkpoints state their own.
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 # Patches remembered for media that come again soon; those of one image are mostly below 20 MB.
@@ -76,45 +80,65 @@ class VisualInput:
 
 @dataclass(frozen=True)
 class PatchConfig:
-    """What a checkpoint's preprocessor_config.json says, and the pixel bounds in force."""
+    """How pixels become patches: a checkpoint's processor settings (`ume_core.qwen.processor`).
+
+    Attributes:
+        min_pixels, max_pixels: of a resized image.
+        video_pixels: the same of a resized frame; None for an image's.
+        mean, std: per channel, of rescaled values; 0 and 1 where a checkpoint does not normalise.
+        rescale_factor: what bytes are multiplied with first; 1 where it does not rescale.
+    """
 
     min_pixels: int = DEFAULT_MIN_PIXELS
     max_pixels: int = DEFAULT_MAX_PIXELS
     mean: tuple[float, ...] = _CLIP_MEAN
     std: tuple[float, ...] = _CLIP_STD
+    rescale_factor: float = 1 / 255
+    video_pixels: tuple[int, int] | None = None
 
-    @classmethod
-    def from_json(cls, config: dict[str, Any]) -> PatchConfig:
-        """Read a preprocessor_config.json of transformers 4.x or 5.x."""
-        if config.get("patch_size", PATCH) != PATCH or config.get("merge_size", MERGE) != MERGE:
-            raise CheckpointError(
-                "preprocessor_config.json is not Qwen2-VL's or Qwen2.5-VL's "
-                f"(patch_size {config.get('patch_size')}, merge_size {config.get('merge_size')})",
-                fix="use a checkpoint of one of these architectures",
-            )
-        size = cast("dict[str, int]", config.get("size") or {})
-        low = config.get("min_pixels") or size.get("shortest_edge") or size.get("min_pixels")
-        high = config.get("max_pixels") or size.get("longest_edge") or size.get("max_pixels")
-        return cls(
-            min_pixels=int(low or DEFAULT_MIN_PIXELS),
-            max_pixels=int(high or DEFAULT_MAX_PIXELS),
-            mean=tuple(config.get("image_mean") or _CLIP_MEAN),
-            std=tuple(config.get("image_std") or _CLIP_STD),
-        )
+    @property
+    def video_bounds(self) -> tuple[int, int] | None:
+        """Least and most pixels of a frame where the recipe's own are too many, else None."""
+        low, high = self.video_pixels or (self.min_pixels, self.max_pixels)
+        high = min(high, self.max_pixels)  # as where one processor serves both
+        if high >= VIDEO_MAX_PIXELS:
+            return None
+        low = min(low, high)
+        return (low if high < VIDEO_MIN_PIXELS else VIDEO_MIN_PIXELS), high
+
+    def table(self) -> Pixels:
+        """The model's input (channels, 256) for every value of a byte."""
+        values = np.arange(256, dtype=np.float64)[None, :] * self.rescale_factor
+        mean, std = (np.array(v, dtype=np.float64)[:, None] for v in (self.mean, self.std))
+        return ((values - mean) / std).astype(np.float32)
 
 
 class Patchifier:
     """Opens media under the access rules and cuts them into patches. Thread-safe."""
 
-    def __init__(self, config: PatchConfig, access: Access, *, draft: bool = False) -> None:
+    def __init__(
+        self,
+        config: PatchConfig,
+        access: Access,
+        *,
+        frame_lists: str = OFFICIAL.frame_lists,
+        draft: bool = False,
+    ) -> None:
+        """Prepare the pixel tables.
+
+        Args:
+            config: the checkpoint's settings with the pixel bounds in force.
+            access: what may be read, and how much.
+            frame_lists: see `ume_core.conventions.Conventions`.
+            draft: decode large JPEGs at a fraction of their size.
+        """
         self.config = config
         self.access = access
+        self._frame_lists = frame_lists
         self._draft = draft
         self._recent = ByteCache[bytes, VisualInput](_RECENT_BYTES, lambda v: v.patches.nbytes)
-        values = np.arange(256, dtype=np.float64)[None, :] / 255.0
-        mean, std = (np.array(v, dtype=np.float64)[:, None] for v in (config.mean, config.std))
         # One table look-up per byte: exact, and cheaper than two float passes over the image.
-        self._table = ((values - mean) / std).astype(np.float32)
+        self._table = config.table()
 
     def __call__(self, media: Image | Video) -> VisualInput:
         """Read, resize and patchify one image or video."""
@@ -134,23 +158,23 @@ class Patchifier:
     def _image(
         self, image: Image, data: bytes | None, opened: Picture | None = None
     ) -> VisualInput:
-        size = (0, 0)
+        sizes: list[tuple[int, int]] = []
 
         def fit(source: tuple[int, int]) -> tuple[int, int]:
-            nonlocal size
-            size = self._image_size(image, source)
-            self.check_tokens(1, size)
-            return size[1], size[0]
+            """The (width, height) wanted of a picture of some (width, height)."""
+            sizes[:] = self._image_sizes(image, source)
+            self.check_tokens(1, sizes[-1])
+            return sizes[-1][1], sizes[-1][0]
 
         if opened is None:
             opened = open_picture(image, self.access, data, fit if self._draft else None)
         picture = opened.image
-        if size == (0, 0):
+        if not sizes:
             fit(picture.size)
-        if picture.size != (size[1], size[0]):
-            picture = picture.resize((size[1], size[0]), PILImage.Resampling.BICUBIC)
-        pixels = np.asarray(picture)
-        return self._visual(np.stack([pixels, pixels]), "image", warnings=opened.warnings)
+        # A draft's pixels are its own already: one resize is enough.
+        pixels = np.asarray(_resized(picture, *(sizes[-1:] if self._draft else sizes)))
+        warnings = (*opened.warnings, *self._clamped(image, *sizes))
+        return self._visual(np.stack([pixels, pixels]), "image", warnings=warnings)
 
     def _remembered(
         self, content: bytes, bounds: tuple[int | None, ...], make: Callable[[], VisualInput]
@@ -168,11 +192,35 @@ class Patchifier:
         """Patches of one video."""
         frames = load_video(video, self.access)
         pictures = frames.images
-        if video.frames is not None:
-            pictures = [self._listed_frame(video, p) for p in pictures]
+        if video.frames is None:
+            pixels = self._frames_together(video, pictures)
+        elif self._frame_lists == "utils-0.0.11":
+            pixels = self._frames_like_images(video, pictures)
+        else:
+            pixels = self._frames_together(video, [self._listed_frame(video, p) for p in pictures])
+        seconds = TEMPORAL_PATCH / frames.sample_fps
+        return self._visual(pixels, "video", seconds, warnings=frames.warnings)
+
+    def _frames_like_images(
+        self, video: Video, pictures: list[PILImage.Image]
+    ) -> npt.NDArray[np.uint8]:
+        """A list's frames as qwen-vl-utils 0.0.11 and the processor after it resize them.
+
+        Each frame is an image of its own there (`fetch_video` calls `fetch_image`); the processor
+        of transformers 4.49 then resizes each with Pillow, by its own bounds.
+        """
+        sizes = [self._image_sizes(video, p.size) for p in pictures]
+        self.check_tokens(len(pictures) // TEMPORAL_PATCH, sizes[0][1])
+        resized = [_resized(p, *s) for p, s in zip(pictures, sizes, strict=True)]
+        _check_one_size(resized)
+        return np.stack([np.asarray(p) for p in resized])
+
+    def _frames_together(
+        self, video: Video, pictures: list[PILImage.Image]
+    ) -> npt.NDArray[np.uint8]:
+        """Frames resized together, as qwen-vl-utils resizes those of a file."""
+        _check_one_size(pictures)
         width, height = pictures[0].size
-        if any(p.size != (width, height) for p in pictures):
-            raise InvalidItem("the video's frames have different sizes", fix="resize them alike")
         if video.resized_height and video.resized_width:
             bounds = self.config.min_pixels, self.config.max_pixels
             height, width = video.resized_height, video.resized_width
@@ -181,9 +229,7 @@ class Patchifier:
         low, high = bounds
         size = smart_resize(height, width, min_pixels=low, max_pixels=high)
         self.check_tokens(len(pictures) // TEMPORAL_PATCH, size)
-        pixels = resize_frames(np.stack([np.asarray(p) for p in pictures]), size)
-        seconds = TEMPORAL_PATCH / frames.sample_fps
-        return self._visual(pixels, "video", seconds, warnings=frames.warnings)
+        return resize_frames(np.stack([np.asarray(p) for p in pictures]), size)
 
     def _visual(
         self,
@@ -218,18 +264,53 @@ class Patchifier:
         self.check_tokens(1, (new_h, new_w))
         return picture.resize((new_w, new_h), PILImage.Resampling.BICUBIC)
 
-    def _image_size(self, image: Image, source: tuple[int, int]) -> tuple[int, int]:
-        low = image.min_pixels if image.min_pixels is not None else self.config.min_pixels
-        high = image.max_pixels if image.max_pixels is not None else self.config.max_pixels
+    def _image_sizes(
+        self, media: Image | Video, source: tuple[int, int]
+    ) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The (height, width) that qwen-vl-utils gives a picture, and then the processor.
+
+        Args:
+            media: the image, or the video whose list holds the frame.
+            source: (width, height) of the picture.
+
+        Raises:
+            LimitExceeded: the item's own bounds contradict each other, or are beyond the limits.
+        """
+        low = media.min_pixels if media.min_pixels is not None else UTILS_MIN_PIXELS
+        high = media.max_pixels if media.max_pixels is not None else UTILS_MAX_PIXELS
+        width, height = source
+        if media.resized_height and media.resized_width:
+            height, width = media.resized_height, media.resized_width
+            low, high = UTILS_MIN_PIXELS, UTILS_MAX_PIXELS
         if high < low:
             raise LimitExceeded(
-                f"the image's max_pixels ({high}) is below its min_pixels ({low})",
+                f"the picture's max_pixels ({high:,}) is below its min_pixels ({low:,})",
                 fix="lower min_pixels or raise max_pixels",
             )
-        width, height = source
-        if image.resized_height and image.resized_width:
-            height, width = image.resized_height, image.resized_width
-        return smart_resize(height, width, min_pixels=low, max_pixels=high)
+        first = smart_resize(height, width, min_pixels=low, max_pixels=high)
+        most = self.access.limits.image_pixels
+        if first[0] * first[1] > most:
+            raise LimitExceeded(
+                f"the picture would be resized to {first[1]:,}x{first[0]:,} pixels, more than "
+                f"limits.image_pixels ({most:,})",
+                fix="lower min_pixels, max_pixels or the size asked for",
+            )
+        bounds = self.config.min_pixels, self.config.max_pixels
+        return first, smart_resize(*first, min_pixels=bounds[0], max_pixels=bounds[1])
+
+    def _clamped(
+        self, image: Image, asked: tuple[int, int], given: tuple[int, int]
+    ) -> tuple[str, ...]:
+        """A warning where the item's own bounds did not hold against the engine's."""
+        own = (image.min_pixels, image.max_pixels, image.resized_height)
+        if asked == given or own == (None, None, None):
+            return ()
+        low, high = self.config.min_pixels, self.config.max_pixels
+        return (
+            f"the image was resized to {given[1]}x{given[0]}, not to the {asked[1]}x{asked[0]} "
+            f"that the item asks for: the model takes {low:,} to {high:,} pixels. Fix: change "
+            "min_pixels or max_pixels of the item, or those of load()",
+        )
 
     def check_tokens(self, steps: int, size: tuple[int, int]) -> None:
         """Refuse what could not fit a prompt, before its pixels are resized."""
@@ -244,13 +325,12 @@ class Patchifier:
 
     def _video_budget(self, video: Video) -> VideoBudget:
         """The video's pixel limits; the published ones give way to a smaller checkpoint's."""
-        budget, high = video.budget, self.config.max_pixels
-        if high >= VIDEO_MAX_PIXELS:
+        budget, bounds = video.budget, self.config.video_bounds
+        if bounds is None:
             return budget
-        low = self.config.min_pixels if high < VIDEO_MIN_PIXELS else VIDEO_MIN_PIXELS
         return VideoBudget(
-            budget.min_pixels if budget.min_pixels is not None else low,
-            budget.max_pixels if budget.max_pixels is not None else high,
+            budget.min_pixels if budget.min_pixels is not None else bounds[0],
+            budget.max_pixels if budget.max_pixels is not None else bounds[1],
             budget.total_pixels,
         )
 
@@ -271,6 +351,19 @@ class Patchifier:
         for channel in range(channels):
             np.take(self._table[channel], bytes_[:, channel], out=out[:, channel])
         return np.reshape(out, (rows, -1))
+
+
+def _check_one_size(frames: list[PILImage.Image]) -> None:
+    if any(f.size != frames[0].size for f in frames):
+        raise InvalidItem("the video's frames have different sizes", fix="resize them alike")
+
+
+def _resized(picture: PILImage.Image, *sizes: tuple[int, int]) -> PILImage.Image:
+    """The picture resized to one (height, width) after the other."""
+    for height, width in sizes:
+        if picture.size != (width, height):
+            picture = picture.resize((width, height), PILImage.Resampling.BICUBIC)
+    return picture
 
 
 def resize_frames(frames: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""From items to rendered prompts: the text-only policy, the media order, the prompt version."""
+"""From items to rendered prompts, under the conventions in force."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from dataclasses import replace
 
 from PIL import Image as PILImage
 
+from ume_core.conventions import Conventions, conventions_in_force
 from ume_core.errors import InvalidOption, LimitExceeded
 from ume_core.fetch import Access
 from ume_core.items import Image, Item, Text
 from ume_core.loading import LoadOptions
-from ume_core.prompts import get_prompt
+from ume_core.prompts import request_warning
 from ume_core.qwen.checkpoint import Checkpoint
-from ume_core.qwen.patches import Patchifier, VisualInput
+from ume_core.qwen.patches import PatchConfig, Patchifier, VisualInput
 from ume_core.qwen.render import Rendered, Renderer
 from ume_core.qwen.tokens import Tokenizer
 
-# The official evaluation's collator pairs text-only inputs with a white 28 x 28 picture (mteb
-# 2.26.24 `ume_r1.py`); the published checkpoints' minimum makes 56 x 56 of it.
+# The official evaluation's collator pairs text-only inputs with a white 28 x 28 picture
+# (`eval_collator.py`); qwen-vl-utils makes 56 x 56 of it.
 _BLANK = PILImage.new("RGB", (28, 28), (255, 255, 255))
 
 
@@ -28,19 +29,28 @@ def blank_image() -> Image:
 
 
 class Preparer:
-    """Turns items into prompts for one checkpoint under one set of options. Thread-safe."""
+    """Turns items into prompts for one checkpoint under one set of options. Thread-safe.
+
+    Attributes:
+        options: how the checkpoint was loaded.
+        conventions: the choices in force.
+        tokenizer: the checkpoint's.
+        patchify: reads media and cuts them into patches.
+        renderer: lays out prompts.
+    """
 
     def __init__(self, checkpoint: Checkpoint, options: LoadOptions) -> None:
-        _choose("text_only", options.text_only, ("blank", "plain"))
-        _choose("media_order", options.media_order, ("media-first", "given"))
         _choose("thinking", options.thinking, ("full", "short", "none", "skip"))
         context = checkpoint.context_length
         limits = replace(options.limits, input_tokens=min(options.limits.input_tokens, context))
         self.options = options
-        self.prompt = get_prompt(options.prompt)
-        self.tokenizer = Tokenizer(checkpoint.directory)
+        self.conventions = conventions_in_force(options, checkpoint.conventions)
+        self.tokenizer = Tokenizer(checkpoint.tokenizer, checkpoint.config)
         self.patchify = Patchifier(
-            checkpoint.patches, Access(options.policy, limits), draft=options.jpeg_draft
+            _bounded(checkpoint.patches, self.conventions, options),
+            Access(options.policy, limits),
+            frame_lists=self.conventions.frame_lists,
+            draft=options.jpeg_draft,
         )
         self.renderer = Renderer(
             self.tokenizer, checkpoint.chat_template, limits, checkpoint.tokens_per_second
@@ -62,15 +72,22 @@ class Preparer:
         blank = 0
         if item.media:
             media = self._patchify_all(item)
-        elif self.options.text_only == "blank":
+        elif self.conventions.text_only == "blank":
             item = Item((blank_image(), *item.parts), item.instruction)
             media, blank = (self._blank_visual,), 1
         else:
             media = ()
-        media_first = self.options.media_order == "media-first"
-        return self.renderer.render(
-            item, media, self.prompt, gen=gen, media_first=media_first, constant_media=blank
+        rendered = self.renderer.render(
+            item,
+            media,
+            self.conventions.prompt,
+            gen=gen,
+            media_first=self.conventions.media_order == "media-first",
+            constant_media=blank,
         )
+        warnings = [w for w in (request_warning(item.text),) if w is not None]
+        warnings += [warning for visual in media for warning in visual.warnings]
+        return replace(rendered, warnings=tuple(warnings))
 
     def _patchify_all(self, item: Item) -> tuple[VisualInput, ...]:
         """All media of one item, stopping as soon as they cannot fit one prompt."""
@@ -86,6 +103,21 @@ class Preparer:
                     fix="lower max_pixels or pass fewer of them",
                 )
         return tuple(media)
+
+
+def _bounded(config: PatchConfig, conventions: Conventions, options: LoadOptions) -> PatchConfig:
+    """The checkpoint's pixel settings with the bounds in force."""
+    low, high = config.min_pixels, config.max_pixels
+    if conventions.image_pixels is not None:  # the tighter bound of the two
+        low, high = max(low, conventions.image_pixels[0]), min(high, conventions.image_pixels[1])
+    low = low if options.min_pixels is None else options.min_pixels
+    high = high if options.max_pixels is None else options.max_pixels
+    if not 0 < low <= high:
+        raise InvalidOption(
+            f"min_pixels is {low:,} and max_pixels {high:,}",
+            fix="pass whole numbers, min_pixels not above max_pixels",
+        )
+    return replace(config, min_pixels=low, max_pixels=high)
 
 
 def _choose(name: str, value: str, known: tuple[str, ...]) -> None:

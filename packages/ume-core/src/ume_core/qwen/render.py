@@ -11,7 +11,6 @@ import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +21,7 @@ from ume_core.limits import Limits
 from ume_core.prompts import Prompt
 from ume_core.qwen.patches import VisualInput
 from ume_core.qwen.positions import Positions, mrope_positions
+from ume_core.qwen.template import compile_template, render_template
 from ume_core.qwen.tokens import SpecialTokens, Tokenizer
 
 # Private-use characters that stand for the user's text, and for the recipe's ending after the last
@@ -41,6 +41,7 @@ class Rendered:
         disc_index: index of `<disc_emb>`.
         head: tokens before the user's own content, the same in every such prompt.
         head_key: digest of the head's tokens and media.
+        warnings: what was noticed about the item, for its record.
     """
 
     ids: npt.NDArray[np.int64]
@@ -50,11 +51,7 @@ class Rendered:
     disc_index: int
     head: int
     head_key: bytes
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What was noticed while its media were read, as sentences."""
-        return tuple(warning for visual in self.media for warning in visual.warnings)
+    warnings: tuple[str, ...] = ()
 
     def until(self, length: int) -> Rendered:
         """The first `length` tokens, and the media that begin among them."""
@@ -65,16 +62,23 @@ class Rendered:
         )  # fmt: skip
 
 
-def layout(item: Item, media_first: bool) -> tuple[tuple[str, ...], list[str]]:
+def layout(
+    item: Item, media_first: bool, constant_media: int = 0
+) -> tuple[tuple[str, ...], list[str]]:
     """The user turn: kinds of its content elements in order, and the texts among them.
 
-    With `media_first` (the official evaluation's order) all media precede all text; without it the
-    parts keep their order. The last element is always a text: the recipe's ending joins it.
+    With `media_first` all media precede all text, which is stripped of placeholders and white space
+    unless all media are constant (the blank picture), as in the official evaluation
+    (`eval_collator.py`); without it the parts keep their order. The last element is always a
+    text: the recipe's ending joins it.
     """
     lead = item.instruction or ""
     media = tuple("image" if isinstance(m, Image) else "video" for m in item.media)
     if media_first:
-        return (*media, "text"), [f"{lead} {item.text}".strip(" ") if lead else item.text]
+        text = f"{lead} {item.text}".strip(" ") if lead else item.text
+        if len(media) > constant_media:
+            text = text.replace("<|image_pad|>", "").replace("<|video_pad|>", "").strip()
+        return (*media, "text"), [text]
     kinds = ["text" if isinstance(p, Text) else type(p).__name__.lower() for p in item.parts]
     texts = [p.text for p in item.parts if isinstance(p, Text)]
     if kinds[-1] != "text":
@@ -97,7 +101,7 @@ class Renderer:
     ) -> None:
         self.tokenizer = tokenizer
         self.special: SpecialTokens = tokenizer.special
-        self._template = _compile(chat_template)
+        self._template = compile_template(chat_template)
         self._limits = limits
         self._tokens_per_second = tokens_per_second
         self._skeleton = lru_cache(maxsize=256)(self._render_skeleton)
@@ -120,7 +124,7 @@ class Renderer:
         Raises:
             LimitExceeded: more text or tokens than the limits allow.
         """
-        kinds, texts = layout(item, media_first)
+        kinds, texts = layout(item, media_first, constant_media)
         before, after = prompt.around_disc(gen)
         texts[-1] += before
         ids: list[int] = []
@@ -203,11 +207,33 @@ class Renderer:
                 content.append({"type": "text", "text": _TEXT + ending})
             else:
                 content.append({"type": kind, kind: "x"})
-        messages = [{"role": "user", "content": content}]
-        text: str = self._template.render(messages=messages, add_generation_prompt=True)
-        pattern = "(" + "|".join(map(re.escape, self.tokenizer.added)) + ")"
+        text = self._rendered(content)
+        if (text.count(_TEXT), text.count(_ENDING)) != (kinds.count("text"), 1):
+            raise CheckpointError(
+                "the chat template drops or repeats content", fix="use Qwen2-VL's chat template"
+            )
+        self._check_text_kept(content, text)
+        longest_first = sorted(self.tokenizer.added, key=len, reverse=True)
+        pattern = "(" + "|".join(map(re.escape, longest_first)) + ")"
         pieces = [p for p in re.split(pattern, text) if p]
         return tuple(self.tokenizer.added.get(p, p) for p in pieces)
+
+    def _rendered(self, content: list[dict[str, str]]) -> str:
+        return render_template(self._template, content, **self.tokenizer.named)
+
+    def _check_text_kept(self, content: list[dict[str, str]], rendered: str) -> None:
+        """Refuse a template that would change the user's text, which is put in afterwards."""
+        tried = [{k: _in_place(v) for k, v in element.items()} for element in content]
+        if self._rendered(tried) != _in_place(rendered):
+            raise CheckpointError(
+                "the chat template changes the text it is given, such as with `trim`",
+                fix="use a chat template that puts text in as it is, as Qwen2-VL's does",
+            )
+
+
+def _in_place(text: str) -> str:
+    """Words in the sentinels' place, with everything that templates change about text."""
+    return text.replace(_TEXT, " Ab<c>&'\"\u00df  9\n").replace(_ENDING, "\n\n")
 
 
 def _fill(piece: str, texts: list[str]) -> str:
@@ -217,20 +243,3 @@ def _fill(piece: str, texts: list[str]) -> str:
     for literal in literals[1:]:
         filled += texts.pop(0) + literal
     return filled
-
-
-def _compile(chat_template: str) -> Any:
-    """Compile as transformers does (trimmed blocks), sandboxed: a checkpoint is foreign code."""
-    from jinja2.exceptions import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    environment: Any = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    environment.globals["raise_exception"] = _raise
-    try:
-        return environment.from_string(chat_template)
-    except TemplateError as error:
-        raise CheckpointError(f"the chat template is broken: {error}", fix="replace it") from error
-
-
-def _raise(message: str) -> None:
-    raise CheckpointError(f"the chat template refused: {message}", fix="use Qwen2-VL's template")

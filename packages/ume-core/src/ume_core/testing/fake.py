@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ume_core.conventions import conventions_in_force
 from ume_core.embedder import OnError, Progress, Sampling, prepare_items, require_mode
 from ume_core.errors import UmeError
 from ume_core.fetch import Access
@@ -31,6 +32,7 @@ class FakeEmbedder:
         self._dimensions = dimensions
         self._modes = modes
         self._options = options or LoadOptions()
+        self._conventions = conventions_in_force(self._options, None)
         self._access = Access(self._options.policy, self._options.limits)
 
     @property
@@ -49,9 +51,10 @@ class FakeEmbedder:
             model="fake",
             weights="fake",
             mode=mode,
-            prompt=self._options.prompt,
-            text_only=self._options.text_only,
-            media_order=self._options.media_order,
+            prompt=self._conventions.prompt.name,
+            text_only=self._conventions.text_only,
+            media_order=self._conventions.media_order,
+            frame_lists=self._conventions.frame_lists,
             min_pixels=0,
             max_pixels=0,
             max_frames=self._options.limits.video_frames,

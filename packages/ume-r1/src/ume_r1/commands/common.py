@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ume_core.conventions import CONVENTIONS, FRAME_LISTS, MEDIA_ORDER, TEXT_ONLY
 from ume_core.embedder import Embedder
-from ume_core.errors import MediaError
-from ume_core.items import Item, Text, part_from_path
-from ume_core.limits import Limits
-from ume_core.loading import LoadOptions
-from ume_core.prompts import PROMPTS
+from ume_core.prompts import PROMPT_ALIASES, PROMPTS
 from ume_core.signature import MODES
 from ume_r1.loading import DEFAULT_MODEL, load
-
-TEXT_SUFFIXES = frozenset((".txt", ".md"))
 
 
 def model_arguments(
@@ -40,11 +34,21 @@ def model_arguments(
     group.add_argument("--engine", default="auto", help="see 'ume plugins'")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     group.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
-    group.add_argument("--prompt", default=None, choices=sorted(PROMPTS), help="prompt version")
     group.add_argument(
-        "--text-only", default=None, choices=("blank", "plain"), help="policy for text-only items"
+        "--conventions", default=None, choices=sorted(CONVENTIONS),
+        help="how items become prompts (default: the checkpoint's own, else official)",
+    )  # fmt: skip
+    group.add_argument(
+        "--prompt", default=None, choices=sorted([*PROMPTS, *PROMPT_ALIASES]),
+        help="the request for a summary",
+    )  # fmt: skip
+    group.add_argument(
+        "--text-only", default=None, choices=TEXT_ONLY, help="policy for text-only items"
     )
-    group.add_argument("--media-order", default=None, choices=("media-first", "given"))
+    group.add_argument("--media-order", default=None, choices=MEDIA_ORDER, help="order of parts")
+    group.add_argument(
+        "--frame-lists", default=None, choices=FRAME_LISTS, help="rule that resizes listed frames"
+    )
     group.add_argument(
         "--provider", default=None, choices=("auto", "cpu", "cuda", "tensorrt"),
         help="ONNX Runtime's execution provider",
@@ -64,40 +68,19 @@ def mode_argument(parser: argparse.ArgumentParser, default: str | None = "disc")
     parser.add_argument("--mode", default=default, choices=MODES, help="default: disc")
 
 
+def options_from(args: argparse.Namespace) -> dict[str, Any]:
+    """The load options that were given, by the names of `LoadOptions`."""
+    names = (
+        "device dtype conventions prompt text_only media_order frame_lists provider thinking "
+        "gen_cache"
+    )
+    given = {name: getattr(args, name) for name in names.split()}
+    return {name: value for name, value in given.items() if value not in (None, "auto")}
+
+
 def load_from(args: argparse.Namespace, **changes: Any) -> Embedder:
     """The embedder the arguments describe."""
-    asked = {
-        "device": args.device,
-        "dtype": args.dtype,
-        "prompt": args.prompt,
-        "text_only": args.text_only,
-        "media_order": args.media_order,
-        "provider": args.provider,
-        "thinking": args.thinking,
-        "gen_cache": args.gen_cache,
-    }
-    options = replace(LoadOptions(), **{k: v for k, v in asked.items() if v is not None})
-    return load(args.model, engine=args.engine, options=options, **changes)
-
-
-def item_from_file(path: Path, limits: Limits) -> Item:
-    """A picture, clip or text file as an item.
-
-    Raises:
-        MediaError: the text file cannot be read. InvalidItem: unknown kind of file.
-    """
-    if path.suffix.lower() not in TEXT_SUFFIXES:
-        return Item((part_from_path(path),))
-    try:
-        if path.exists() and not path.is_file():
-            raise MediaError(f"{path} is not a regular file", fix="name a text file")
-        if path.stat().st_size > 4 * limits.text_chars:  # UTF-8 takes 4 bytes at most
-            raise MediaError(f"{path} is too long a text", fix="split it")
-        return Item((Text(path.read_text("utf-8")),))
-    except UnicodeDecodeError as error:
-        raise MediaError(f"{path} is not UTF-8 text", fix="convert it") from error
-    except OSError as error:
-        raise MediaError(f"cannot read {path}: {error.strerror}", fix="check the path") from error
+    return load(args.model, engine=args.engine, **options_from(args), **changes)
 
 
 class _Lines(Progress):

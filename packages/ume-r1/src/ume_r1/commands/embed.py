@@ -18,12 +18,13 @@ from ume_core.items import Item, ItemLike, Text
 from ume_core.limits import Limits
 from ume_core.results import EmbeddingResult, Record, Vectors
 from ume_r1.commands.common import (
-    item_from_file,
     load_from,
     mode_argument,
     model_arguments,
     progress_bar,
 )
+from ume_r1.files import item_from_file
+from ume_r1.output import json_line, valid_unicode
 
 FORMATS = (".npz", ".jsonl", ".parquet")
 
@@ -76,7 +77,7 @@ def embed(args: argparse.Namespace) -> int:
     result = _with_unread(result, unread)
     if args.out is None:
         for row in _rows(names, result):
-            print(json.dumps(row, ensure_ascii=False))
+            print(json_line(row, getattr(sys.stdout, "encoding", None)))
     else:
         write(args.out, names, result)
         print(f"wrote {len(result) - len(result.failed)} vectors to {args.out}", file=sys.stderr)
@@ -167,13 +168,18 @@ def write(path: Path, names: list[str], result: EmbeddingResult) -> None:
     """Write vectors, records and signature in the format of the file's suffix, in one step."""
     temporary = path.with_name(f".{path.name}.tmp")
     if path.suffix == ".jsonl":
-        lines = [json.dumps(row, ensure_ascii=False) for row in _rows(names, result)]
+        lines = [json_line(row) for row in _rows(names, result)]
         temporary.write_text("\n".join(lines) + "\n", "utf-8")
     elif path.suffix == ".parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        table = pa.Table.from_pylist(list(_rows(names, result)))
+        texts = ("item", "reason")
+        rows = [
+            row | {key: valid_unicode(row[key]) for key in texts if row[key] is not None}
+            for row in _rows(names, result)
+        ]
+        table = pa.Table.from_pylist(rows)
         # Where no item has a warning, Arrow cannot know what the lists are of.
         place, strings = table.column_names.index("warnings"), pa.list_(pa.string())
         table = table.set_column(place, "warnings", table["warnings"].cast(strings))

@@ -2,204 +2,335 @@
 
 from __future__ import annotations
 
-import hashlib
+import re
+import time
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-
-import pyarrow as pa
+from pathlib import Path, PurePosixPath
 
 from ume_core.embedder import Embedder
 from ume_core.errors import InvalidOption, UmeError
-from ume_core.items import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Item
+from ume_core.fetch import Access
+from ume_core.items import Image, Item, Video
 from ume_core.limits import Limits
-from ume_r1.commands.common import TEXT_SUFFIXES, item_from_file
-from ume_r1.index.store import Index, Row
+from ume_core.media import load_video, open_image
+from ume_r1.files import item_from_bytes, kind_of
+from ume_r1.index.listing import EMPTY, Listing, list_folder
+from ume_r1.index.reading import Content, Unreadable, digest_file, read_file, stamp_file
+from ume_r1.index.rows import Row
+from ume_r1.index.seen import Seen, Stamp
+from ume_r1.index.store import Index
+from ume_r1.index.writer import Writer, writing
 
-SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES | TEXT_SUFFIXES
 # Files per commit: what a kill can cost. Gen takes seconds an item, so it commits more often.
 _CHUNK = {"disc": 64, "gen": 8, "both": 8}
+_CHUNK_BYTES = 64 * 1024 * 1024  # of files held at a time; a larger file is held alone
+_COPIES = 1024  # rows copied in one commit
+_HANDFUL = 5  # removals that are never too many
+_SECONDS = 30  # between writings of the cache of file times
+
+Progress = Callable[[int, int], None]
+Source = Embedder | Callable[[], Embedder]
 
 
 @dataclass
 class BuildReport:
-    """What a run did; `skipped` maps path to reason."""
+    """What a run did.
+
+    Attributes:
+        embedded: files embedded, those repaired included.
+        unchanged: files whose content was indexed already.
+        moved: files whose content was indexed under another name.
+        removed: rows removed because their files are deleted.
+        skipped: path of a file or folder -> why it is not indexed as it is now.
+        kept: path of a row -> why it is kept although its file was not found.
+        repaired: files embedded again because their rows were damaged.
+        damaged: files of the index that were damaged when the run began.
+        unread: suffix -> number of files of a kind that is not embedded.
+    """
 
     embedded: int = 0
     unchanged: int = 0
     moved: int = 0
     removed: int = 0
     skipped: dict[str, str] = field(default_factory=dict[str, str])
+    kept: dict[str, str] = field(default_factory=dict[str, str])
+    repaired: list[str] = field(default_factory=list[str])
+    damaged: list[str] = field(default_factory=list[str])
+    unread: Counter[str] = field(default_factory=Counter[str])
 
 
 @dataclass(frozen=True)
-class _File:
-    path: str
-    real: Path
-    size: int
-    mtime_ns: int
-    digest: str
+class _Fresh:
+    """A file without a row of its content; `digest` is None where it was not read yet."""
 
-
-def find_files(folder: Path, index: Path) -> list[Path]:
-    """Pictures, clips and texts below `folder`, sorted; hidden ones and the index left out.
-
-    Raises:
-        InvalidOption: no such folder.
-    """
-    if not folder.is_dir():
-        raise InvalidOption(f"no folder {folder}", fix="name a directory with pictures or clips")
-    found: list[Path] = []
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in relative.parts)
-        if path.suffix.lower() in SUFFIXES and not hidden and not path.is_relative_to(index):
-            found.append(path)
-    return found
+    kind: str
+    digest: str | None
+    stamp: Stamp
 
 
 def build_index(
     index: Index,
     folder: Path,
-    model: Embedder,
+    model: Source,
     *,
     max_new_tokens: int | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    prune: bool = False,
+    verify: bool = False,
+    progress: Progress = lambda done, total: None,
 ) -> BuildReport:
-    """Embed what is new or changed, copy what only moved, remove what is gone.
+    """Embed what is new or changed, copy what only moved, remove what is deleted.
 
     Every chunk is committed as it is done, so an interrupted run continues where it stopped.
+    A row is removed on evidence alone: what cannot be listed or read, and what was in folders that
+    are empty now, keeps its row.
+
+    Args:
+        index: the index.
+        folder: the indexed folder.
+        model: an embedder of the index's signature, or a function that loads it, called when the
+            first file is to be embedded.
+        max_new_tokens: budget of gen.
+        prune: remove the rows of deleted files also if they are most of the index, and those of
+            files in folders that are empty now.
+        verify: check every stored byte first, not only a part of a large index.
+        progress: called with (files done, files).
+
+    Raises:
+        InvalidOption: the folder cannot be read, another process is writing, or the disk refuses
+            something.
+        SignatureMismatch: the loaded model's vectors do not compare with the stored ones.
     """
-    report = BuildReport()
-    with index.lock():
-        known = index.known()
-        files = find_files(folder, index.directory.resolve())
-        names = {str(f.relative_to(folder)) for f in files}
-        by_digest = {digest: path for path, (digest, _, _) in known.items()}
-        waiting: list[_File] = []
-        copies: list[tuple[_File, str]] = []
-        for done, path in enumerate(files):
-            file = _inspect(path, folder, known, report)
-            if file is None:
-                pass
-            elif file.digest in by_digest:
-                copies.append((file, by_digest[file.digest]))
-            else:
-                waiting.append(file)
-            progress(done + 1 - len(waiting), len(files))
-        _copy(index, copies, report)
-        gone = sorted(set(known) - names)
-        index.remove(gone)
-        sources = {old for file, old in copies if file.path != old}
-        report.removed = len(set(gone) - sources)
-        _embed(index, waiting, model, max_new_tokens, len(files), progress, report)
-        # What was readable once and is not any more must not be found by its old content.
-        index.remove(sorted(set(known) & set(report.skipped)))
-    return report
+    folder = folder.resolve()
+    listing = list_folder(folder, index.directory.resolve())
+    with writing(index, verify=verify) as writer:
+        run = _Run(index, folder, listing, writer, model, max_new_tokens, progress)
+        try:
+            run.update(prune)
+        except BaseException:
+            with suppress(InvalidOption):  # only a cache, and another error is under way
+                run.seen.write()
+            raise
+        run.seen.write()
+    return run.report
 
 
-def _inspect(
-    path: Path, folder: Path, known: dict[str, tuple[str, int, int]], report: BuildReport
-) -> _File | None:
-    """The file with its digest, or None if its row stands or it cannot be read."""
-    name = str(path.relative_to(folder))
-    if not _is_unicode(name):
-        report.skipped[ascii(name)] = "its name is not valid UTF-8"
-        return None
-    if path.is_symlink() and not path.exists():
-        report.skipped[name] = "it is a broken link"
-        return None
-    try:
-        real = path.resolve(strict=True)
-        if not real.is_relative_to(folder.resolve()):
-            report.skipped[name] = "it is a link that leads out of the folder"
-            return None
-        stat = real.stat()
-        if not real.is_file():
-            report.skipped[name] = "it is not a regular file"
-            return None
-        if stat.st_size > Limits().file_bytes:
-            report.skipped[name] = f"its {stat.st_size:,} bytes exceed limits.file_bytes"
-            return None
-        if name in known and known[name][1:] == (stat.st_size, stat.st_mtime_ns):
-            report.unchanged += 1
-            return None
-        digest = hashlib.sha256()
-        with real.open("rb") as handle:
-            while block := handle.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        report.skipped[name] = f"cannot be read: {error.strerror or error}"
-        return None
-    if stat.st_size == 0:
-        report.skipped[name] = "it is empty (0 bytes)"
-        return None
-    return _File(name, real, stat.st_size, stat.st_mtime_ns, digest.hexdigest())
+class _Run:
+    """One run: which files stand, which are copied, embedded, removed or kept."""
 
+    def __init__(
+        self,
+        index: Index,
+        folder: Path,
+        listing: Listing,
+        writer: Writer,
+        model: Source,
+        max_new_tokens: int | None,
+        progress: Progress,
+    ) -> None:
+        self.report = BuildReport(
+            damaged=writer.damaged, unread=listing.unread, skipped=dict(listing.unlisted)
+        )
+        self.seen = Seen(index.directory)
+        self._index, self._folder, self._listing, self._writer = index, folder, listing, writer
+        self._model, self._max_new_tokens, self._progress = model, max_new_tokens, progress
+        self._embedder: Embedder | None = None
+        self._before = dict(writer.known)
+        self._replaced: set[str] = set()  # rows whose files certainly have another content now
+        self._done = 0
+        self._written = time.monotonic()
 
-def _is_unicode(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    def update(self, prune: bool) -> None:
+        """Do everything, in an order in which nothing is overwritten that is still to be copied."""
+        fresh = self._compare()
+        places = {content: path for path, content in self._before.items()}
+        sources = {
+            path: places[file.kind, file.digest]
+            for path, file in fresh.items()
+            if file.digest is not None and (file.kind, file.digest) in places
+        }
+        copied = self._copy(sources, fresh)
+        self._embed([path for path in fresh if path not in copied], fresh)
+        self._remove({sources[path] for path in copied}, prune)
+        for path in self._writer.finish():
+            self.report.skipped[path] = "its row was damaged and is removed; run again to embed it"
+        self.seen.keep_only(set(self._writer.known))
 
-
-def _copy(index: Index, copies: list[tuple[_File, str]], report: BuildReport) -> None:
-    """Rows of files whose content is known already, under another name or time."""
-    if not copies:
-        return
-    stored = {r["path"]: r for r in index.fetch(sorted({old for _, old in copies}))}
-    rows = [
-        stored[old] | {"path": f.path, "size": f.size, "mtime_ns": f.mtime_ns} for f, old in copies
-    ]
-    index.put_table(pa.Table.from_pylist(rows, schema=index.schema))
-    report.moved += sum(f.path != old for f, old in copies)
-    report.unchanged += sum(f.path == old for f, old in copies)
-
-
-def _embed(
-    index: Index,
-    waiting: list[_File],
-    model: Embedder,
-    max_new_tokens: int | None,
-    total: int,
-    progress: Callable[[int, int], None],
-    report: BuildReport,
-) -> None:
-    mode = index.description.mode
-    before = total - len(waiting)
-    chunk = _CHUNK[mode]
-    for start in range(0, len(waiting), chunk):
-        files: list[_File] = []
-        items: list[Item] = []
-        for file in waiting[start : start + chunk]:
+    def _compare(self) -> dict[str, _Fresh]:
+        """Find the files whose content is not what their rows hold."""
+        fresh: dict[str, _Fresh] = {}
+        for path in self._listing.files:
+            kind = kind_of(PurePosixPath(path)) or ""
             try:
-                items.append(item_from_file(file.real, Limits()))
-                files.append(file)
-            except UmeError as error:
-                report.skipped[file.path] = f"{error.cause}. {error.fix}"
-        if items:
-            result = model.embed(items, mode=mode, max_new_tokens=max_new_tokens, on_error="record")
-            rows: list[Row] = []
-            for i, (file, record) in enumerate(zip(files, result.records, strict=True)):
-                if record.status == "failed":
-                    report.skipped[file.path] = record.reason or "failed"
-                    continue
-                rows.append(
-                    Row(
-                        file.path,
-                        file.digest,
-                        items[i].modality,
-                        file.size,
-                        file.mtime_ns,
-                        record.status,
-                        record.thinking,
-                        record.summary,
-                        result.disc[i] if result.disc is not None else None,
-                        result.gen[i] if result.gen is not None else None,
-                    )
+                stamp = stamp_file(self._folder, path)
+                digest = self.seen.unchanged(path, stamp)
+                # Without rows there is nothing to compare: files are read once, to be embedded.
+                if digest is None and self._before:
+                    digest, stamp = digest_file(self._folder, path)
+            except Unreadable as error:
+                self._skip(path, error)
+                continue
+            if digest is not None and self._writer.known.get(path) == (kind, digest):
+                self.seen.put(path, digest, stamp)
+                self.report.unchanged += 1
+                self._advance()
+            else:
+                fresh[path] = _Fresh(kind, digest, stamp)
+        for path in self.seen.paths() - set(self._before) - set(self._listing.files):
+            if self._listing.unsure(path):
+                self.report.skipped[path] = "its row was damaged, and it cannot be found to repair"
+        return fresh
+
+    def _copy(self, sources: dict[str, str], fresh: dict[str, _Fresh]) -> set[str]:
+        """Rows of content that is indexed under another name; returns the files that were copied.
+
+        New names come first: a copy that overwrites a row could be the end of what another needs.
+        """
+        copied: set[str] = set()
+        order = sorted(sources, key=lambda path: (path in self._before, path))
+        for start in range(0, len(order), _COPIES):
+            rows = self._writer.fetch(sorted({sources[p] for p in order[start : start + _COPIES]}))
+            held = {
+                (kind, digest): index
+                for index, (kind, digest) in enumerate(
+                    zip(rows["kind"].to_pylist(), rows["digest"].to_pylist(), strict=True)
                 )
-            index.put(rows)
-            report.embedded += len(rows)
-        progress(before + min(start + chunk, len(waiting)), total)
+            }
+            paths = [
+                path
+                for path in order[start : start + _COPIES]
+                if (fresh[path].kind, fresh[path].digest) in held
+            ]
+            taken = rows.take([held[fresh[p].kind, fresh[p].digest or ""] for p in paths])
+            self._writer.copy(taken, paths)
+            for path in paths:
+                self.seen.put(path, fresh[path].digest or "", fresh[path].stamp)
+            copied.update(paths)
+            self._advance(len(paths))
+        self.report.moved = len(copied)
+        return copied
+
+    def _embed(self, paths: list[str], fresh: dict[str, _Fresh]) -> None:
+        chunk: dict[str, tuple[Content, Item]] = {}
+        held = 0
+        for path in paths:
+            try:
+                content = read_file(self._folder, path)
+                item = item_from_bytes(content.data, fresh[path].kind, path, Limits())
+                self._refuse_early(item)
+            except Unreadable as error:
+                self._skip(path, error)
+                continue
+            except UmeError as error:
+                self._skip(path, Unreadable(_reason(str(error)), replaced=True))
+                continue
+            if chunk and held + len(content.data) > _CHUNK_BYTES:
+                self._commit(chunk)
+                held = 0
+            chunk[path] = content, item
+            held += len(content.data)
+            if len(chunk) == _CHUNK[self._index.description.mode]:
+                self._commit(chunk)
+                held = 0
+        self._commit(chunk)
+
+    def _refuse_early(self, item: Item) -> None:
+        """Find out what cannot be decoded before a model is loaded for it.
+
+        Raises:
+            UmeError: it cannot be decoded.
+        """
+        if self._embedder is not None or isinstance(self._model, Embedder):
+            return
+        for part in item.media:
+            if isinstance(part, Image):
+                open_image(part, Access())
+            elif isinstance(part, Video):
+                load_video(part, Access())
+
+    def _commit(self, chunk: dict[str, tuple[Content, Item]]) -> None:
+        """Embed and store these files, and empty the chunk."""
+        if not chunk:
+            return
+        mode = self._index.description.mode
+        result = self._load().embed(
+            [item for _, item in chunk.values()],
+            mode=mode,
+            max_new_tokens=self._max_new_tokens,
+            on_error="record",
+        )
+        rows: list[Row] = []
+        for i, (path, record) in enumerate(zip(chunk, result.records, strict=True)):
+            if record.status == "failed":
+                reason = _reason(record.reason or "it cannot be embedded")
+                self._skip(path, Unreadable(reason, replaced=True))
+                continue
+            content, item = chunk[path]
+            rows.append(
+                Row(
+                    path=path,
+                    digest=content.digest,
+                    kind=item.modality,
+                    status=record.status,
+                    thinking=record.thinking,
+                    summary=record.summary,
+                    disc=None if result.disc is None else result.disc[i],
+                    gen=None if result.gen is None else result.gen[i],
+                )
+            )
+        self._writer.put(rows)
+        for row in rows:
+            if self.seen.digest(row.path) == row.digest and row.path not in self._before:
+                self.report.repaired.append(row.path)
+            self.seen.put(row.path, row.digest, chunk[row.path][0].stamp)
+        self.report.embedded += len(rows)
+        self._advance(len(rows))
+        chunk.clear()
+        if time.monotonic() - self._written > _SECONDS:
+            self.seen.write()
+            self._written = time.monotonic()
+
+    def _load(self) -> Embedder:
+        if self._embedder is None:
+            self._embedder = self._model if isinstance(self._model, Embedder) else self._model()
+            self._index.require(self._embedder.signature(self._index.description.mode))
+        return self._embedder
+
+    def _remove(self, sources: set[str], prune: bool) -> None:
+        """Remove the rows of deleted and replaced files, if there is evidence."""
+        gone: list[str] = []
+        for path in sorted(set(self._before) - set(self._listing.files)):
+            unsure = self._listing.unsure(path)
+            if unsure is None or (prune and unsure[1] == EMPTY):
+                gone.append(path)
+            else:
+                where, reason = unsure
+                self.report.kept[path] = f"{where or 'the folder'}: {reason}"
+        lost = [path for path in gone if path not in sources] + sorted(self._replaced)
+        if not prune and len(lost) > _HANDFUL and 2 * len(lost) > len(self._before):
+            reason = f"{len(lost)} of {len(self._before)} items would be removed. Fix: if that is "
+            self.report.kept |= dict.fromkeys(lost, f"{reason}right, add --prune")
+            lost = []
+        self.report.removed = len(set(lost) - self._replaced)
+        moved = [path for path in gone if path in sources]
+        self._writer.remove(sorted({*lost, *moved}))
+
+    def _skip(self, path: str, error: Unreadable) -> None:
+        self.report.skipped[path if path.isprintable() else ascii(path)[1:-1]] = error.reason
+        if path in self._before:
+            if error.replaced:
+                self._replaced.add(path)
+            else:
+                self.report.kept[path] = f"{path}: {error.reason}"
+        self._advance()
+
+    def _advance(self, files: int = 1) -> None:
+        self._done += files
+        self._progress(self._done, len(self._listing.files))
+
+
+def _reason(text: str) -> str:
+    """An error without the index in the batch; the file's name stands before it."""
+    return re.sub(r"^(item \d+: )?the bytes\b", "it", re.sub(r"^item \d+: ", "", text))

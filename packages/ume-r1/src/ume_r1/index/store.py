@@ -1,196 +1,127 @@
-"""The index on disk: `ume-index.json` (what the vectors are) and a LanceDB table of items.
+"""The index on disk: opening, creating, searching, and loading its model again.
 
-Every write is one LanceDB commit keyed by path, so that a process killed at any moment leaves
-either the old or the new rows, and never two rows for one file.
+An index directory holds `ume-index.json` (see `description`), a LanceDB table (see `table`),
+`seen.parquet` (see `seen`) and `.lock`. The description names the table in use, and is replaced in
+one step; a table that it does not name is a leftover.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
-import shutil
-from collections.abc import Iterator
+import hashlib
+import shlex
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
 
-import numpy as np
-import pyarrow as pa
+from filelock import FileLock, Timeout
 
-from ume_core.errors import InvalidOption, SignatureMismatch
+from ume_core.embedder import Embedder
+from ume_core.errors import InvalidOption
 from ume_core.results import Vectors
-from ume_core.signature import Mode, Signature, check_mode
+from ume_core.signature import Signature
+from ume_r1.index import description as about_file
+from ume_r1.index import seen
+from ume_r1.index.description import Description, mismatch, read_description
+from ume_r1.index.disk import digest_of, remove
+from ume_r1.index.errors import DamagedIndex, disk_error
+from ume_r1.index.options import Asked
+from ume_r1.index.seal import damaged_files
+from ume_r1.index.table import FOLDER, Table, table_folder, table_numbers
 
-_META = "ume-index.json"
-_TABLE = "items"
-_VERSION = 2
-# Load options that decide vectors and are stored with them.
-OPTIONS = ("prompt", "text_only", "media_order", "dtype", "thinking")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One indexed file.
-
-    Attributes:
-        path: relative to the indexed folder. digest: SHA-256 of its content.
-        size, mtime_ns: of the file when it was read; unchanged means not read again.
-    """
-
-    path: str
-    digest: str
-    kind: str
-    size: int
-    mtime_ns: int
-    status: str
-    thinking: str
-    summary: str
-    disc: Vectors | None
-    gen: Vectors | None
+_LOCK = ".lock"
+_OURS = {FOLDER, _LOCK, about_file.NAME, seen.NAME} | {
+    f".{name}.tmp" for name in (about_file.NAME, seen.NAME)
+}
+_SAMPLE = 16  # files compared before an index is taken to belong to a folder of another name
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One search result; `score` is the cosine similarity."""
+    """One search result.
+
+    Attributes:
+        path: the file, where the indexed folder is now.
+        name: its path in the folder, `/` between the parts.
+        kind: `image`, `video` or `text`.
+        score: cosine similarity.
+        thinking, summary: what gen wrote when it was indexed; empty in disc mode.
+    """
 
     path: Path
+    name: str
     kind: str
     score: float
     thinking: str
     summary: str
 
-
-@dataclass(frozen=True)
-class Description:
-    """What an index holds, as stored in `ume-index.json`.
-
-    Attributes:
-        folder: the indexed folder. model: as it was asked for. mode: of the stored vectors.
-        options: load options that decide vectors (see `OPTIONS`).
-    """
-
-    folder: str
-    model: str
-    mode: Mode
-    signature: Signature
-    options: dict[str, str]
-
-
-def check_target(directory: Path, folder: str, mode: Mode) -> None:
-    """What can be told about an index directory without loading a model.
-
-    Raises:
-        InvalidOption: it is something else, or indexes another folder.
-        SignatureMismatch: it holds another mode's vectors.
-    """
-    if (directory / _META).is_file():
-        stored = read_description(directory)
-        if stored.folder != folder:
-            raise InvalidOption(
-                f"{directory} indexes {stored.folder}", fix="choose another --to, or delete it"
-            )
-        if stored.mode != mode:
-            raise SignatureMismatch(
-                f"{directory} holds {stored.mode} vectors",
-                fix=f"use --mode {stored.mode}, or index into a new directory",
-            )
-        return
-    if directory.exists() and not directory.is_dir():
-        raise InvalidOption(f"{directory} is a file", fix="choose another --to")
-    names = {p.name for p in directory.iterdir()} if directory.is_dir() else set()
-    if names - {"lance", ".lock"}:
-        raise InvalidOption(f"{directory} is not empty and no index", fix="choose another --to")
-
-
-def read_description(directory: Path) -> Description:
-    """What `ume-index.json` says.
-
-    Raises:
-        InvalidOption: the directory holds no index, or a damaged one.
-    """
-    fix = f"create one: ume index FOLDER --to {directory}"
-    try:
-        stored = json.loads((directory / _META).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidOption(f"{directory} is no index", fix=fix) from error
-    if not isinstance(stored, dict) or stored.get("version") != _VERSION:
-        raise InvalidOption(f"{directory} was written by another version", fix="index it again")
-    try:
-        return Description(
-            str(stored["folder"]),
-            str(stored["model"]),
-            check_mode(stored["mode"]),
-            Signature.from_dict(stored["signature"]),
-            {name: str(stored["options"][name]) for name in OPTIONS},
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InvalidOption(f"{directory / _META} is damaged", fix="index it again") from error
+    @property
+    def gone(self) -> bool:
+        """Whether the file is not there any more."""
+        return not self.path.is_file()
 
 
 class Index:
-    """An index directory, opened for reading or writing."""
+    """An index directory. Searching it while another process brings it up to date is safe."""
 
-    def __init__(self, directory: Path, description: Description, *, create: bool = False) -> None:
-        # Lance reports every table it creates as a warning on standard error.
-        os.environ.setdefault("LANCEDB_LOG", "error")
-        import lancedb
-
+    def __init__(self, directory: Path, description: Description) -> None:
+        """Take an index as described; its table is opened when it is first needed."""
         self.directory = directory
         self.description = description
-        try:
-            database = lancedb.connect(str(directory / "lance"))
-            if _TABLE in database.list_tables().tables:
-                self._table = database.open_table(_TABLE)
-            elif create:
-                self._table = database.create_table(_TABLE, schema=self.schema, mode="overwrite")
-            else:
-                raise FileNotFoundError("its table is missing")
-        except Exception as error:  # Lance raises RuntimeError, ValueError, OSError…
-            raise InvalidOption(
-                f"{directory} is damaged: {error}", fix=f"delete {directory} and index again"
-            ) from error
+        self._table: Table | None = None
 
     @classmethod
-    def open(cls, directory: Path) -> Index:
+    def open(cls, directory: str | Path) -> Index:
         """Open an existing index.
 
         Raises:
-            InvalidOption: the directory holds no index.
+            InvalidOption: the directory holds no index, or one of another version.
+            DamagedIndex: a file of it is gone or not as it was written.
         """
-        return cls(directory, read_description(directory))
+        index = cls(Path(directory), read_description(Path(directory)))
+        len(index)
+        return index
 
     @classmethod
-    def create(cls, directory: Path, description: Description) -> Index:
+    def create(cls, directory: Path, description: Description, *, rebuild: bool = False) -> Index:
         """Open the index there, or create it.
+
+        Args:
+            directory: of the index.
+            description: what it is to hold (see `Description.of`).
+            rebuild: start anew, whatever is stored; also what cannot be read any more.
 
         Raises:
             SignatureMismatch: it holds vectors of another model, mode or setting.
             InvalidOption: it indexes another folder, or other files are in the way.
         """
-        check_target(directory, description.folder, description.mode)
-        if (directory / _META).is_file():
-            index = cls(directory, read_description(directory), create=True)
-            index.require(description.signature)
-            return index
-        directory.mkdir(parents=True, exist_ok=True)
-        # The table first: where the description is, the index is whole. A table without one was
-        # left by a process killed here, perhaps of another mode.
-        shutil.rmtree(directory / "lance", ignore_errors=True)
-        index = cls(directory, description, create=True)
-        stored = {
-            "version": _VERSION,
-            "folder": description.folder,
-            "model": description.model,
-            "mode": description.mode,
-            "signature": description.signature.to_dict(),
-            "options": description.options,
-        }
-        temporary = directory / f".{_META}.tmp"
-        temporary.write_text(json.dumps(stored, indent=2) + "\n", "utf-8")
-        os.replace(temporary, directory / _META)
+        check_target(directory)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise disk_error(error, directory) from error
+        if rebuild or not has_index(directory):
+            with lock(directory):
+                generation = max(table_numbers(directory), default=0) + 1
+                remove(directory / seen.NAME)
+                fresh = replace(description, generation=generation, sealed={})
+                # The table first: where the description is, the index is whole.
+                Table(directory, generation, fresh.schema, create=True)
+                fresh.write(directory)
+            return cls(directory, fresh)
+        index = cls(directory, read_description(directory))
+        index.require(description.signature)
+        index.move_to(Path(description.folder))
         return index
+
+    @property
+    def folder(self) -> Path:
+        """The indexed folder: where it was, or beside the index if both were moved together."""
+        stored = Path(self.description.folder)
+        beside = (self.directory.resolve() / self.description.beside).resolve()
+        return beside if not stored.is_dir() and beside.is_dir() else stored
 
     def require(self, signature: Signature) -> None:
         """Refuse vectors that do not compare with the stored ones.
@@ -200,95 +131,178 @@ class Index:
         """
         found = self.description.signature.differences(signature)
         if found:
-            stored = self.description
-            raise SignatureMismatch(
-                f"{self.directory} holds other vectors ({'; '.join(found)})",
-                fix=f"use --model {stored.model} --mode {stored.mode}, "
-                "or index into a new directory",
-            )
+            raise mismatch(self.directory, self.description, found)
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Only one process may write; a killed one leaves no lock behind."""
-        with (self.directory / ".lock").open("w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise InvalidOption(
-                    f"another process is writing {self.directory}", fix="wait for it to finish"
-                ) from error
-            yield
+    def load_model(
+        self, model: str | None = None, *, engine: str = "auto", **options: Any
+    ) -> Embedder:
+        """Load the model whose vectors the index holds, as it was loaded to make them.
 
-    def known(self) -> dict[str, tuple[str, int, int]]:
-        """path -> (digest, size, mtime_ns) of every row."""
-        columns = ["path", "digest", "size", "mtime_ns"]
-        rows = self._table.search().select(columns).limit(None).to_arrow().to_pylist()
-        return {r["path"]: (r["digest"], r["size"], r["mtime_ns"]) for r in rows}
+        Args:
+            model: another name of the same weights, such as a directory that was moved.
+            engine: another engine than the stored one.
+            options: fields of `ume_core.LoadOptions` to change, such as `device="cuda"`.
 
-    def fetch(self, paths: list[str]) -> list[dict[str, Any]]:
-        """Full rows of these paths."""
-        return self._where(paths) if paths else []
-
-    def put(self, rows: list[Row]) -> None:
-        """Insert or replace rows, in one commit."""
-        if rows:
-            table = pa.Table.from_pylist([self._plain(r) for r in rows], schema=self.schema)
-            self.put_table(table)
-
-    def put_table(self, table: pa.Table) -> None:
-        """Insert or replace the rows of an Arrow table of this index's schema."""
-        merge = self._table.merge_insert("path")
-        merge.when_matched_update_all().when_not_matched_insert_all().execute(table)
-
-    def remove(self, paths: list[str]) -> None:
-        """Delete rows, in commits of a thousand."""
-        for start in range(0, len(paths), 1000):
-            self._table.delete(_in(paths[start : start + 1000]))
+        Raises:
+            SignatureMismatch: its vectors do not compare with the stored ones. A name or an option
+                that cannot fit is refused before anything is downloaded or loaded.
+            UmeError: as `ume_r1.load`.
+        """
+        asked = Asked(model, engine, options)
+        about_file.check_asked(self.directory, self.description, asked, None)
+        embedder = asked.over(self.description.asked).load()
+        self.require(embedder.signature(self.description.mode))
+        return embedder
 
     def __len__(self) -> int:
-        return self._table.count_rows()
+        return self._read(len)
+
+    def known(self) -> dict[str, tuple[str, str]]:
+        """path -> (kind, digest) of every row."""
+        return self._read(known_rows)
 
     def search(self, vector: Vectors, mode: str, top: int) -> list[Hit]:
-        """The `top` most similar files to a unit vector (dimensions,), best first; exact."""
-        if len(self) == 0:
-            return []
-        query: Any = self._table.search(vector.tolist(), vector_column_name=mode)
-        folder = Path(self.description.folder)
-        # A foreign index must not lead a reader out of its folder.
-        found = query.distance_type("dot").limit(top).to_arrow().to_pylist()
-        # LanceDB's dot distance is 1 - cosine for unit vectors.
+        """Find the files most similar to a query; exact.
+
+        Args:
+            vector: float32 (dimensions,), unit length, of a model that `require` accepts.
+            mode: `disc` or `gen`: the stored vectors to compare with.
+            top: number of results at most.
+
+        Returns:
+            hits, the most similar first.
+
+        Raises:
+            DamagedIndex: a row to be returned is not as it was written.
+        """
+        rows = self._read(lambda table: table.nearest(vector, mode, top) if len(table) else [])
+        folder = self.folder
         return [
-            Hit(folder / r["path"], r["kind"], 1 - r["_distance"], r["thinking"], r["summary"])
-            for r in found
-            if not Path(r["path"]).is_absolute() and ".." not in Path(r["path"]).parts
+            Hit(folder / r["path"], r["path"], r["kind"], r["score"], r["thinking"], r["summary"])
+            for r in rows
+            # A foreign index must not lead a reader out of its folder.
+            if not PurePosixPath(r["path"]).is_absolute() and ".." not in r["path"].split("/")
         ]
 
-    def _where(self, paths: list[str]) -> list[dict[str, Any]]:
-        return self._table.search().where(_in(paths)).limit(len(paths)).to_arrow().to_pylist()
+    def move_to(self, folder: Path) -> None:
+        """Take another path for the indexed folder, if the files there are the indexed ones.
 
-    def _plain(self, row: Row) -> dict[str, Any]:
-        plain = {k: v for k, v in vars(row).items() if k not in ("disc", "gen")}
-        for name in self._vector_columns():
-            vector = getattr(row, name)
-            plain[name] = np.asarray(vector, dtype=np.float32).tolist()
-        return plain
+        Raises:
+            InvalidOption: they are not.
+        """
+        new = str(folder.resolve())
+        if new == self.description.folder:
+            return
+        old = Path(self.description.folder)
+        rows = sorted(self.known().items())
+        sample = rows[:: max(1, len(rows) // _SAMPLE)][:_SAMPLE]
+        same = sum(_digest(folder / path) == digest for path, (_, digest) in sample)
+        # Where the old folder is still there, only an exact copy of it is no mistake.
+        if same < len(sample) if old.is_dir() else 2 * same <= len(sample) and sample:
+            raise InvalidOption(
+                f"{self.directory} indexes {old}, and {same} of {len(sample)} files compared are "
+                f"the same in {folder}",
+                fix="choose another --to, or add --rebuild to index this folder there instead",
+            )
+        with lock(self.directory):
+            self.description = replace(read_description(self.directory), folder=new)
+            self.description.write(self.directory)
 
-    def _vector_columns(self) -> tuple[str, ...]:
-        mode = self.description.mode
-        return ("disc", "gen") if mode == "both" else (mode,)
+    def reopen(self) -> None:
+        """Look at the disk again: another process may have brought the index up to date."""
+        self.description = read_description(self.directory)
+        self._table = None
 
-    @property
-    def schema(self) -> pa.Schema:
-        """Columns of the table."""
-        vector = pa.list_(pa.float32(), self.description.signature.dimensions)
-        text = ("path", "digest", "kind", "status", "thinking", "summary")
-        return pa.schema(
-            [pa.field(name, pa.string()) for name in text]
-            + [pa.field(name, pa.int64()) for name in ("size", "mtime_ns")]
-            + [pa.field(name, vector) for name in self._vector_columns()]
+    def _read(self, action: Callable[[Table], T]) -> T:
+        """Do it on the table; again if another process rewrote the table meanwhile."""
+        while True:
+            tried = self.description.generation
+            try:
+                return action(self._opened())
+            except DamagedIndex as error:
+                self.reopen()
+                if self.description.generation != tried:
+                    continue
+                raise self._damaged(error) from error
+
+    def _opened(self) -> Table:
+        if self._table is None:
+            about = self.description
+            folder = table_folder(self.directory, about.generation)
+            changed = damaged_files(folder, about.sealed, wholly=False)
+            if changed:
+                name = folder.relative_to(self.directory) / changed[0]
+                raise DamagedIndex(self.directory, name.as_posix())
+            self._table = Table(self.directory, about.generation, about.schema)
+        return self._table
+
+    def _damaged(self, error: DamagedIndex) -> DamagedIndex:
+        fix = f"{self.update_command()} --verify, which embeds again what is damaged"
+        return DamagedIndex(self.directory, error.what, fix=fix)
+
+    def update_command(self) -> str:
+        """The command that brings the index up to date."""
+        return shlex.join(["ume", "index", str(self.folder), "--to", str(self.directory)])
+
+
+def known_rows(table: Table) -> dict[str, tuple[str, str]]:
+    """path -> (kind, digest) of every row of a table; of the first, if a path has several."""
+    rows = table.column("path", "kind", "digest")
+    return {path: (kind, digest) for path, kind, digest in reversed(rows)}
+
+
+def has_index(directory: Path) -> bool:
+    """Whether a directory is described as an index, readable or not."""
+    return (directory / about_file.NAME).exists()
+
+
+def check_target(directory: Path) -> None:
+    """Refuse to put an index where other files are.
+
+    Raises:
+        InvalidOption: with the fix.
+    """
+    try:
+        if directory.exists() and not directory.is_dir():
+            raise InvalidOption(f"{directory} is a file", fix="choose another --to")
+        names = {p.name for p in directory.iterdir()} if directory.is_dir() else set()
+    except OSError as error:
+        raise disk_error(error, directory) from error
+    if about_file.NAME not in names and names - _OURS:
+        raise InvalidOption(
+            f"{directory} holds other files ({min(names - _OURS)})", fix="choose another --to"
         )
 
 
-def _in(paths: list[str]) -> str:
-    quoted = ", ".join("'" + p.replace("'", "''") + "'" for p in paths)
-    return f"path IN ({quoted})"
+@contextmanager
+def lock(directory: Path) -> Generator[None]:
+    """Keep other processes from writing an index; a killed process leaves nothing locked.
+
+    Raises:
+        InvalidOption: another process is writing.
+    """
+    path = directory / _LOCK
+    held = FileLock(path, timeout=0)
+    try:
+        held.acquire()
+    except Timeout as error:
+        raise InvalidOption(
+            f"another process is writing {directory}", fix="wait for it to finish"
+        ) from error
+    except OSError as error:
+        raise disk_error(error, path) from error
+    except NotImplementedError as error:
+        raise InvalidOption(
+            f"the file system of {directory} has no file locks", fix="put the index on another disk"
+        ) from error
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        return digest_of(path, hashlib.sha256())
+    except OSError:  # not there, or not to be read: not the same
+        return None

@@ -1,0 +1,95 @@
+"""Which files can be embedded, by their suffix, and what a file becomes as an item."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path, PurePath
+
+from ume_core.errors import InvalidItem, MediaError
+from ume_core.items import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Image, Item, Text, Video, part_from_path
+from ume_core.limits import Limits
+
+TEXT_SUFFIXES = frozenset((".txt", ".md"))
+_UTF8_BYTES = 4  # most bytes one character takes (RFC 3629)
+
+# Files a person expects to find again, but which no decoder here reads: suffixes and the fix.
+_UNREAD: tuple[tuple[str, str], ...] = (
+    (".heic .heif .hif .jxl .jp2 .j2k .psd .xcf .tga .ico", "convert them to JPEG or PNG"),
+    (".cr2 .cr3 .nef .arw .dng .orf .rw2 .raf .pef .srw", "export them as JPEG"),
+    (".svg .svgz .ai .eps .ps", "render them to PNG"),
+    (".pdf .djvu", "render their pages to PNG, or save their text as .txt"),
+    (
+        ".wmv .asf .flv .f4v .3gp .3g2 .ts .mts .m2ts .vob .rm .rmvb .mxf .divx",
+        "convert them to MP4 (H.264)",
+    ),
+    (
+        ".doc .docx .odt .rtf .epub .ppt .pptx .odp .xls .xlsx .ods .html .htm .rst .tex",
+        "save their text as .txt or .md",
+    ),
+)
+UNREAD_SUFFIXES = {suffix: fix for suffixes, fix in _UNREAD for suffix in suffixes.split()}
+
+
+def kind_of(path: PurePath) -> str | None:
+    """`image`, `video` or `text`, told by the suffix; None for a file that is not embedded."""
+    suffix = path.suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
+        return "image"
+    if suffix in VIDEO_SUFFIXES:
+        return "video"
+    return "text" if suffix in TEXT_SUFFIXES else None
+
+
+def item_from_file(path: Path, limits: Limits) -> Item:
+    """A picture, clip or text file as an item; pictures and clips are not opened yet.
+
+    Raises:
+        MediaError: the text file cannot be read, or is not UTF-8.
+        InvalidItem: the suffix is none of a picture, clip or text; or the text is empty.
+    """
+    if kind_of(path) != "text":
+        try:
+            return Item((part_from_path(path),))
+        except InvalidItem as error:
+            fix = UNREAD_SUFFIXES.get(path.suffix.lower())
+            fix = fix or "give it the suffix of its kind, such as .png, .mp4 or .txt"
+            raise InvalidItem(error.cause, fix=fix) from None
+    try:
+        if path.exists() and not path.is_file():
+            raise MediaError(f"{path} is not a regular file", fix="name a text file")
+        _check_length(path.stat().st_size, str(path), limits)
+        data = path.read_bytes()
+    except OSError as error:
+        raise MediaError(f"cannot read {path}: {error.strerror}", fix="check the path") from error
+    return item_from_bytes(data, "text", str(path), limits)
+
+
+def item_from_bytes(data: bytes, kind: str, name: str, limits: Limits) -> Item:
+    """The content of a file as an item.
+
+    Args:
+        data: all bytes of the file.
+        kind: what `kind_of` says of it.
+        name: for error messages.
+        limits: `text_chars` bounds a text; the embedder checks pictures and clips.
+
+    Raises:
+        MediaError: a text is too long or not UTF-8.
+        InvalidItem: a text is empty.
+    """
+    if kind == "image":
+        return Item((Image(data),))
+    if kind == "video":
+        return Item((Video(data),))
+    _check_length(len(data), name, limits)
+    try:
+        # "-sig": editors on Windows put a byte order mark first, which is no part of the text.
+        with io.TextIOWrapper(io.BytesIO(data), "utf-8-sig") as reader:  # all line ends become \n
+            return Item((Text(reader.read()),))
+    except UnicodeDecodeError as error:
+        raise MediaError(f"{name} is not UTF-8 text", fix="save it as UTF-8") from error
+
+
+def _check_length(size: int, name: str, limits: Limits) -> None:
+    if size > _UTF8_BYTES * limits.text_chars:
+        raise MediaError(f"{name} is too long a text ({size:,} bytes)", fix="split it")

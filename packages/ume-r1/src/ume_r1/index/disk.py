@@ -1,0 +1,92 @@
+"""Writing and removing files of an index; what the operating system refuses is our error."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Protocol
+
+from ume_r1.index.errors import disk_error
+
+_BLOCK = 1 << 20
+
+
+class Hash(Protocol):
+    """A hash of `hashlib`."""
+
+    def update(self, data: bytes, /) -> None:
+        """Take more data."""
+        ...
+
+    def hexdigest(self) -> str:
+        """The digest of all data."""
+        ...
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Replace a file in one step; its content is on disk when this returns.
+
+    Raises:
+        InvalidOption: the disk refuses it.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    for place in (path, temporary):
+        if place.is_dir():  # nothing of ours, and it cannot be replaced
+            remove(place)
+    try:
+        with temporary.open("wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise disk_error(error, path) from error
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or a directory's names, are on disk.
+
+    Raises:
+        InvalidOption: the disk reports an error.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise disk_error(error, path) from error
+
+
+def digest_of(path: Path, digest: Hash) -> str:
+    """The hexadecimal digest of a file's content, read block by block.
+
+    Args:
+        path: the file.
+        digest: a new hash, such as `hashlib.sha256()`.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as handle:
+        while block := handle.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def remove(path: Path) -> None:
+    """Delete a file, or a directory with all in it, if it is there.
+
+    Raises:
+        InvalidOption: the operating system refuses it.
+    """
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise disk_error(error, path) from error

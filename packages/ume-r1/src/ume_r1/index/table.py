@@ -1,0 +1,187 @@
+"""The LanceDB table of an index: every call to the library is in this file.
+
+A table only grows, by one commit per chunk, and deleted rows stay in its files. What ends that is
+`copy_rows`: a new table with the rows that count, after which the old one is removed whole.
+LanceDB's own `optimize` keeps deleted rows on disk until they are a tenth of a data file (tried
+with 0.40: one of 200 stays).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+
+from ume_core.results import Vectors
+from ume_r1.index.disk import remove
+from ume_r1.index.errors import DamagedIndex, library_errors
+from ume_r1.index.rows import checked
+
+FOLDER = "lance"
+# Rows of one data file of a rewritten table: what is lost if a file is, and read at a time.
+PAGE = 4096
+_SLACK = 8  # small data files beyond the least number, before a table is rewritten
+_KEY = "path"
+Checked: TypeAlias = tuple[pa.Table, list[str]]  # sound rows, paths of the others
+
+
+def table_folder(directory: Path, generation: int) -> Path:
+    """Where the table of this generation lies in an index directory."""
+    return directory / FOLDER / f"{_name(generation)}.lance"
+
+
+def table_numbers(directory: Path) -> list[int]:
+    """Generations of the tables in an index directory, leftovers included."""
+    found = (re.fullmatch(r"items-(\d+)\.lance", p.name) for p in (directory / FOLDER).glob("*"))
+    return [int(match[1]) for match in found if match]
+
+
+def has_table(folder: Path) -> bool:
+    """Whether a table was created there: its first commit was made."""
+    return any((folder / "_versions").glob("*.manifest"))
+
+
+class Table:
+    """A table that was opened or created.
+
+    Raises (all methods):
+        InvalidOption: the operating system refused something.
+        DamagedIndex: what is stored cannot be read.
+    """
+
+    def __init__(
+        self, directory: Path, generation: int, schema: pa.Schema, *, create: bool = False
+    ) -> None:
+        """Open the table.
+
+        Args:
+            directory: of the index.
+            generation: the table's number.
+            schema: its columns.
+            create: make it, in place of whatever is there.
+        """
+        # Lance reports every table it creates as a warning on standard error.
+        os.environ.setdefault("LANCEDB_LOG", "error")
+        import lancedb
+
+        self.folder = table_folder(directory, generation)
+        self.schema = schema
+        self._directory = directory
+        with self._errors():
+            database = lancedb.connect(str(directory / FOLDER))
+            if create:
+                remove(self.folder)
+                self._table: Any = database.create_table(_name(generation), schema=schema)
+            else:
+                self._table = database.open_table(_name(generation))
+                if not self._table.schema.equals(schema):
+                    raise ValueError("its columns are not those of this index")
+
+    def _errors(self) -> Any:
+        return library_errors(self._directory, f"{FOLDER}/{self.folder.name}")
+
+    def __len__(self) -> int:
+        with self._errors():
+            return int(self._table.count_rows())
+
+    def column(self, *names: str) -> list[tuple[Any, ...]]:
+        """The cells of these columns, a tuple per row."""
+        with self._errors():
+            rows = self._table.search().select(list(names)).limit(None).to_arrow()
+            return list(zip(*(rows[name].to_pylist() for name in names), strict=True))
+
+    def pages(self, start: int = 0) -> Iterator[Checked]:
+        """All rows from `start` on, `PAGE` at a time (see `checked`)."""
+        for offset in range(start, len(self), PAGE):
+            yield self.page(offset, PAGE)
+
+    def page(self, offset: int, count: int) -> Checked:
+        """Rows `offset` to `offset + count`; reads no data files but theirs."""
+        with self._errors():
+            rows = self._table.search().limit(count).offset(offset).to_arrow()
+            return checked(rows.select(self.schema.names))
+
+    def fetch(self, paths: Sequence[str]) -> pa.Table:
+        """The sound rows of these paths, in any order."""
+        with self._errors():
+            found = self._table.search().where(_in(paths)).limit(len(paths) + 1).to_arrow()
+            return checked(found.select(self.schema.names))[0]
+
+    def nearest(self, vector: Vectors, column: str, top: int) -> list[dict[str, Any]]:
+        """The `top` rows most similar to a unit vector (dimensions,), best first; exact.
+
+        Returns:
+            rows without vectors, each with its `score`, the cosine.
+
+        Raises:
+            DamagedIndex: one of them is not as it was written.
+        """
+        with self._errors():
+            query = self._table.search(vector.tolist(), vector_column_name=column)
+            found = query.distance_type("dot").limit(top).to_arrow()
+            scores = [1 - d for d in found["_distance"].to_pylist()]  # dot distance: 1 - cosine
+            rows, lost = checked(found.select(self.schema.names))
+            texts = rows.select([f.name for f in self.schema if f.type == pa.string()]).to_pylist()
+        if lost:
+            raise DamagedIndex(self._directory, f"the row of {lost[0]}")
+        return [row | {"score": score} for row, score in zip(texts, scores, strict=True)]
+
+    def add(self, rows: pa.Table) -> None:
+        """Append rows of paths that the table does not hold, in one commit."""
+        with self._errors():
+            self._table.add(rows)
+
+    def put(self, rows: pa.Table) -> None:
+        """Insert rows, or replace those of their paths, in one commit."""
+        with self._errors():
+            merge = self._table.merge_insert(_KEY)
+            merge.when_matched_update_all().when_not_matched_insert_all().execute(rows)
+
+    def remove(self, paths: Sequence[str]) -> None:
+        """Delete rows, in commits of a thousand."""
+        for start in range(0, len(paths), 1000):
+            with self._errors():
+                self._table.delete(_in(paths[start : start + 1000]))
+
+    def fragments(self) -> int:
+        """Data files in use."""
+        with self._errors():
+            return int(self._table.stats()["fragment_stats"]["num_fragments"])
+
+    def untidy(self) -> bool:
+        """Whether deleted rows, leftovers of killed commits or many small files are on disk."""
+        fragments = self.fragments()
+        with self._errors():
+            stored = sum(1 for _ in (self.folder / "data").glob("*"))
+            deleted = any((self.folder / "_deletions").glob("*"))
+        least = math.ceil(len(self) / PAGE)
+        return deleted or stored != fragments or fragments > least + _SLACK
+
+
+def copy_rows(pages: Iterable[Checked], to: Table) -> list[str]:
+    """Append the sound rows, the first of each path; returns the paths of the unsound ones."""
+    seen: set[str] = set()
+    unsound: list[str] = []
+    for rows, lost in pages:
+        unsound += lost
+        first: list[bool] = []
+        for path in rows[_KEY].to_pylist():
+            first.append(path not in seen)
+            seen.add(path)
+        if any(first):
+            to.add(rows.filter(pa.array(first, pa.bool_())))
+    return unsound
+
+
+def _name(generation: int) -> str:
+    return f"items-{generation}"
+
+
+def _in(paths: Sequence[str]) -> str:
+    quoted = ", ".join("'" + p.replace("'", "''") + "'" for p in paths)
+    return f"{_KEY} IN ({quoted})"

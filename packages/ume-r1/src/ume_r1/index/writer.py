@@ -1,0 +1,194 @@
+"""Changing an index, as the only process that does: opening, repairing, tidying and sealing it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+
+from ume_r1.index.description import Description, read_description
+from ume_r1.index.disk import remove
+from ume_r1.index.errors import DamagedIndex
+from ume_r1.index.rows import Row, renamed, to_arrow
+from ume_r1.index.seal import damaged_files, seal, table_files
+from ume_r1.index.store import Index, known_rows, lock
+from ume_r1.index.table import FOLDER, Table, copy_rows, has_table, table_folder
+
+# Commits after which a growing table is rewritten, once it has doubled: manifests name all data
+# files, so that their sum grows with the square of the commits.
+_COMMITS = 256
+
+
+@contextmanager
+def writing(index: Index, *, verify: bool = False) -> Generator[Writer]:
+    """Change an index, as the only process that does.
+
+    Args:
+        index: the index; it sees the changes at the end.
+        verify: look at every stored byte first, not only at some of them.
+
+    Raises:
+        InvalidOption: another process is writing, or the disk refuses something.
+    """
+    with lock(index.directory):
+        yield Writer(index.directory, verify=verify)
+        index.reopen()
+
+
+class Writer:
+    """A table open for writing.
+
+    Attributes:
+        known: path -> (kind, digest) of every row.
+        damaged: files of the index that were not as they were written; what could be read of them
+            was kept, and the other rows are missing from `known`.
+    """
+
+    def __init__(self, directory: Path, *, verify: bool = False) -> None:
+        self._directory = directory
+        self._about = read_description(directory)
+        self._schema = self._about.schema
+        self._remove_leftovers()
+        self.damaged: list[str] = []
+        self._dirty = False  # whether files of the table are not sealed
+        self._table = self._sound_table(verify)
+        rows = len(self._table)
+        self.known = known_rows(self._table)
+        self._sound = rows  # rows known to be as they were written
+        self._commits, self._tidied = 0, rows
+        self._lost: list[str] = []
+
+    def fetch(self, paths: Sequence[str]) -> pa.Table:
+        """The sound rows of these paths, in any order."""
+        return self._table.fetch(paths)
+
+    def put(self, rows: Sequence[Row]) -> None:
+        """Insert or replace rows, in one commit."""
+        if rows:
+            self._put(to_arrow(rows, self._schema))
+
+    def copy(self, rows: pa.Table, paths: Sequence[str]) -> None:
+        """Insert or replace rows with the content of `rows` under other paths, in one commit."""
+        if rows.num_rows:
+            self._put(renamed(rows, paths))
+
+    def remove(self, paths: Sequence[str]) -> None:
+        """Delete rows; their bytes leave the disk at the end of the run."""
+        if paths:
+            self._table.remove(paths)
+            self._dirty = True
+            for path in paths:
+                self.known.pop(path, None)
+
+    def finish(self) -> list[str]:
+        """Tidy and seal what is stored, and make sure that it is there.
+
+        Returns:
+            paths whose rows turned out damaged and are removed; usually none.
+
+        Raises:
+            InvalidOption: the disk refuses something.
+            DamagedIndex: what was written cannot be read back.
+        """
+        # Two rows of one path: a commit that was made although it reported a failure.
+        if self._table.untidy() or len(self._table) != len(self.known):
+            self._rewrite()
+        elif self._dirty:
+            self._check()
+            folder = table_folder(self._directory, self._about.generation)
+            self._describe(replace(self._about, sealed=seal(folder, self._about.sealed)))
+        self._dirty = False
+        return self._lost
+
+    def _put(self, rows: pa.Table) -> None:
+        paths = rows["path"].to_pylist()
+        if any(path in self.known for path in paths):
+            self._table.put(rows)
+        else:
+            self._table.add(rows)
+        kinds, digests = rows["kind"].to_pylist(), rows["digest"].to_pylist()
+        self.known.update(zip(paths, zip(kinds, digests, strict=True), strict=True))
+        self._dirty = True
+        self._commits += 1
+        if self._commits > _COMMITS and len(self.known) > 2 * self._tidied:
+            self._rewrite()
+
+    def _sound_table(self, verify: bool) -> Table:
+        """The table, without the rows that are not as they were written."""
+        about = self._about
+        folder = table_folder(self._directory, about.generation)
+        changed = damaged_files(folder, about.sealed, wholly=verify)
+        if not has_table(folder):
+            self._dirty = True
+            self.damaged = [f"{FOLDER}/{folder.name}"] if about.sealed else []
+            if about.sealed:
+                self._describe(replace(about, sealed={}))
+            return Table(self._directory, about.generation, self._schema, create=True)
+        if not changed:
+            try:
+                table = Table(self._directory, about.generation, self._schema)
+                # Files that no seal vouches for were written by a run that did not end.
+                self._dirty = not set(table_files(folder)) <= set(about.sealed)
+                known_rows(table)
+                checked = self._dirty or verify
+                if not checked or not any(lost for _, lost in table.pages()):
+                    return table
+            except DamagedIndex:
+                pass  # found out below, where it does no harm
+        self.damaged = [f"{FOLDER}/{folder.name}/{name}" for name in changed or ["data"]]
+        self._dirty = True
+        from ume_r1.index.salvage import salvage
+
+        salvage(self._directory, about)
+        table = Table(self._directory, about.generation + 1, self._schema)
+        self._switch(replace(about, generation=about.generation + 1, sealed={}))
+        return table
+
+    def _rewrite(self) -> None:
+        """Copy the sound rows into a new table, and remove the old one with all that it held."""
+        generation = self._about.generation + 1
+        new = Table(self._directory, generation, self._schema, create=True)
+        lost = copy_rows(self._table.pages(), new)
+        for path in {*lost} & {*self.known}:
+            del self.known[path]
+        self._lost += lost
+        self._table, self._sound = new, 0
+        self._check()
+        folder = table_folder(self._directory, generation)
+        self._switch(replace(self._about, generation=generation, sealed=seal(folder, {})))
+        self._dirty = False
+        self._sound = self._tidied = len(self.known)
+        self._commits = 0
+
+    def _check(self) -> None:
+        """Read back what was written, past every cache of the library."""
+        generation = int(self._table.folder.stem.rpartition("-")[2])
+        self._table = Table(self._directory, generation, self._schema)
+        stored = known_rows(self._table)
+        lost = [path for _, paths in self._table.pages(self._sound) for path in paths]
+        if stored != self.known or lost:
+            raise DamagedIndex(
+                self._directory,
+                "what was written cannot be read back",
+                fix="check the disk, then run the same command again",
+            )
+
+    def _switch(self, about: Description) -> None:
+        old = table_folder(self._directory, self._about.generation)
+        self._describe(about)
+        remove(old)
+
+    def _describe(self, about: Description) -> None:
+        about.write(self._directory)
+        self._about = about
+
+    def _remove_leftovers(self) -> None:
+        """What killed runs, older formats and rewritten tables left beside the table in use."""
+        used = table_folder(self._directory, self._about.generation)
+        leftovers = [*(self._directory / FOLDER).glob("*"), *self._directory.glob(".*.tmp")]
+        for path in leftovers:
+            if path != used:
+                remove(path)
