@@ -73,7 +73,7 @@ def test_an_error_that_wraps_anothers_is_found(inputs: Inputs) -> None:
         def _read(self, item: Any) -> Any:
             return np.zeros(3)[item]
 
-    assert "report this as a bug" in judge(Careless(), inputs, "texts", 3).finding
+    assert "IndexError" in judge(Careless(), inputs, "texts", 3).finding
 
 
 def test_a_process_that_dies_or_hangs_costs_its_input_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 """One input at a time through `embed(..., on_error="record")`, and what may not happen.
 
 An input may give a vector or one of our errors. Findings are: an exception of anybody else, an
-error that wraps one ("report this as a bug"), a vector that is none, more than `MOST_SECONDS`, a
-resident set above `MOST_BYTES`.
+error that wraps one, a vector that is none, more than `MOST_SECONDS`, a resident set above
+`MOST_BYTES`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ume_core import Embedder, Image, Policy, Text, UmeError, Video
 
 FAMILIES = ("pictures", "clips", "texts", "messages")
 MOST_SECONDS = 10.0
+_WRAPS = "reading the item raised"  # how ume_core's record names an exception that is not ours
 MOST_BYTES = 2 * 1024**3
 
 
@@ -108,8 +109,7 @@ def _embed(model: Embedder, item: Any) -> tuple[str, str]:
     record, vector = result.records[0], result.vectors("disc")[0]
     if record.status == "failed":
         reason = record.reason or ""
-        wrapped = "report this as a bug" in reason
-        return "refused", reason[:300] if wrapped or not reason else ""
+        return "refused", reason[:300] if _WRAPS in reason or not reason else ""
     if not abs(float(np.linalg.norm(vector)) - 1) <= 1e-3:  # NaN too
         return "ok", f"a vector of length {np.linalg.norm(vector)}"
     return "ok" + (", with a warning" if record.warnings else ""), ""
