@@ -1,1 +1,1 @@
-"""Set-up, quickstart, test, benchmark and nano builder; no library code."""
+"""Set-up, quickstart, test, benchmark, fuzzing and nano builder; no library code."""

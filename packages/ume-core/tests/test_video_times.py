@@ -229,7 +229,8 @@ def test_a_raw_stream_without_times_still_gives_frames(
 def test_h264_in_avi_with_decoding_times_only_is_in_order(
     write_clip: Clip, numbered: Numbered, number_of: NumberOf
 ) -> None:
-    path = write_clip("b.avi", numbered(40), encoder={"bf": "3"})
-    taken = load_video(Video(path), Access())
-    assert [number_of(image) for image in taken.images] == [0, 6, 11, 17, 22, 28, 33, 39]
-    assert not taken.warnings
+    for total, expected in ((40, [0, 6, 11, 17, 22, 28, 33, 39]), (8, [0, 2, 5, 7])):
+        path = write_clip("b.avi", numbered(total), encoder={"bf": "3"})
+        taken = load_video(Video(path), Access())
+        assert [number_of(image) for image in taken.images] == expected
+        assert not taken.warnings

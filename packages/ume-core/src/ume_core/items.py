@@ -381,7 +381,7 @@ def _strings(value: Any) -> list[str]:
 
 def _from_conversation(messages: Sequence[Mapping[str, Any]]) -> Item:
     roles = [m.get("role") for m in messages]
-    if roles != ["user"]:
+    if len(roles) != 1 or not isinstance(roles[0], str) or roles[0] != "user":
         raise InvalidItem(
             f"a conversation must be one user message; this one has roles {roles}",
             fix="put everything to embed into one user message",

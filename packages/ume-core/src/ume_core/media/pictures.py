@@ -6,6 +6,7 @@ import io
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from threading import Lock
 from typing import TypeAlias
 
@@ -66,6 +67,7 @@ def open_source(
         check_pixels(source.size, "the PIL image", access.limits)
         with _LAZY_PIL:
             return _decoded(source, "the PIL image")
+    _check_readable(source)
     name = describe(source)
     image = _opened(read_source(source, access) if data is None else data, name)
     check_pixels(image.size, name, access.limits)
@@ -74,6 +76,15 @@ def open_source(
         wanted = draft(swapped(image.size, orientation))
         image.draft("RGB", swapped(wanted, orientation))
     return _decoded(image, name)
+
+
+def _check_readable(source: object) -> None:
+    """Refuse what is no source: a list of frames is not checked before they are opened."""
+    if not isinstance(source, (str, Path, bytes)):
+        raise InvalidItem(
+            f"a picture cannot be a {type(source).__name__}",
+            fix="pass a path, URL, bytes, PIL image or array",
+        )
 
 
 @lru_cache(maxsize=1)

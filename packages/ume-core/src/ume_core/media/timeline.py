@@ -97,20 +97,28 @@ def timeline(stamps: Stamps, name: str) -> Timeline:
         first = 0.0 if seconds is None else float(seconds[0])
         seconds = first + np.arange(len(given)) / header
         return Timeline(seconds, float(seconds[-1]) + 1 / header, header, True, warnings)
-    intervals = len(seconds) - 1
-    span = float(seconds[-1] - seconds[0])
-    step = span / intervals
-    even_places = seconds[0] + step * np.arange(len(seconds))
-    even = bool(np.abs(seconds - even_places).max() <= step / 2)
-    if not even:
+    if not _is_even(seconds):
         # Where its packet does not say, the last frame stays as long as most.
         end = float(seconds[-1]) + (stamps.tail or _usual(np.diff(seconds), header))
         rate = len(seconds) / (end - float(seconds[0]))
         return Timeline(seconds, end, rate, False, (*warnings, *_holes(seconds, name)))
     rate = stamps.header_rate or 0.0
-    if rate <= 0 or abs(span - intervals / rate) > 0.5 / rate + _AGREES * span:
-        rate = 1 / step
+    if rate <= 0 or not _agrees(seconds, rate):
+        rate = (len(seconds) - 1) / float(seconds[-1] - seconds[0])
     return Timeline(seconds, float(seconds[-1]) + 1 / rate, rate, True, warnings)
+
+
+def _is_even(seconds: Seconds) -> bool:
+    """Whether each frame lies within half an interval of its even place."""
+    places: Seconds = np.linspace(float(seconds[0]), float(seconds[-1]), len(seconds))
+    half = (seconds[-1] - seconds[0]) / (len(seconds) - 1) / 2
+    return bool(np.abs(seconds - places).max() <= half)
+
+
+def _agrees(seconds: Seconds, rate: float) -> bool:
+    """Whether evenly spaced time stamps are those of this rate."""
+    span = float(seconds[-1] - seconds[0])
+    return abs(span - (len(seconds) - 1) / rate) <= 0.5 / rate + _AGREES * span
 
 
 def choose(line: Timeline, sampling: FrameSampling, start: float, end: float, name: str) -> Choice:
@@ -185,6 +193,10 @@ def _ordered(
         return values, warning
     ordered = _longest_ascending(values)
     if len(ordered) < len(values) * (1 - _DISORDERED) or len(values) < len(given) / 2:
+        # AVI has times of decoding, in that order; frames come out in the order of presentation.
+        inorder = np.sort(values)
+        if len(values) == len(given) and _is_even(inorder) and _agrees(inorder, header):
+            return inorder, warning
         return None, (
             f"The time stamps of {name} are missing or out of order; its frames were taken by "
             f"number, at {header:g} a second."
