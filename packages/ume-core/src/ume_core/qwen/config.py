@@ -70,7 +70,7 @@ _NOTES: dict[str, Rule] = (
     | each("bos_token_id eos_token_id pad_token_id sep_token_id",
            ignored("tokens are looked up by name"))
     | {"auto_map": ignored("code of a checkpoint is never run, as transformers does by default"),
-       "pruned_heads": only({}, [])}
+       "pruned_heads": only({}, [], None)}
 )  # fmt: skip
 # transformers 4.x: generation settings in config.json, which generation_config.json replaces.
 _GENERATION: dict[str, Rule] = each(
@@ -101,7 +101,7 @@ _TEXT_RULES: dict[str, Rule] = (
     | each(" ".join(_TEXT), OBEYED)
     | each("rope_theta rope_scaling rope_parameters", OBEYED)
     | each("tie_word_embeddings layer_types head_dim", OBEYED)
-    | {"use_sliding_window": only(False, why="sliding-window attention")}
+    | {"use_sliding_window": only(False, None, why="sliding-window attention")}
     | each("sliding_window max_window_layers", ignored("sliding windows are off"))
     | each("vision_token_id vision_end_token_id", ignored("tokens are looked up by name"))
 )  # fmt: skip
@@ -124,7 +124,7 @@ def _vision_rules(kind: str) -> dict[str, Rule]:
         | each(" ".join(_VISION[kind]), OBEYED)
         | {key: only(value, why="the pixels' cut into patches") for key, value in _FIXED}
         | each("in_chans spatial_patch_size", ignored("transformers reads in_channels, patch_size"))
-        | {"rope_parameters": only(*_VISION_ROPE, why="the vision tower's rotary embedding")}
+        | {"rope_parameters": only(*_VISION_ROPE, None, why="the vision tower's rotary embedding")}
     )
 
 
@@ -159,21 +159,21 @@ def read_config(path: Path) -> dict[str, Any]:
     return {
         "model_type": kind,
         "tie_word_embeddings": tied,
-        **{key: _given(raw, key, default) for key, default in _TOKENS.items()},
+        **{key: raw.get(key, default) for key, default in _TOKENS.items()},
         **_unknown(raw, _TOP_RULES),
         "text_config": {
             **_unknown(nested or {}, _TEXT_RULES), **_text(path, text), "tie_word_embeddings": tied,
         },
         "vision_config": {
             **_unknown(vision, _vision_rules(kind)),
-            **{key: _given(vision, key, default) for key, default in _VISION[kind].items()},
+            **{key: vision.get(key, default) for key, default in _VISION[kind].items()},
         },
     }  # fmt: skip
 
 
 def _text(path: Path, text: Mapping[str, Any]) -> dict[str, Any]:
-    found = {key: _given(text, key, default) for key, default in _TEXT.items()}
-    if "num_key_value_heads" in text and text["num_key_value_heads"] is None:
+    found = {key: text.get(key, default) for key, default in _TEXT.items()}
+    if found["num_key_value_heads"] is None:
         found["num_key_value_heads"] = found["num_attention_heads"]
     numbers = [key for key in _TEXT if key not in ("hidden_act", "rms_norm_eps")]
     for key in numbers:
@@ -286,11 +286,6 @@ def _object(path: Path, config: Mapping[str, Any], key: str) -> dict[str, Any] |
     if value is not None and not isinstance(value, dict):
         raise CheckpointError(f"{path}: {key} is not a JSON object", fix="replace config.json")
     return cast("dict[str, Any] | None", value)
-
-
-def _given(settings: Mapping[str, Any], key: str, default: Any) -> Any:
-    value = settings.get(key)
-    return default if value is None else value
 
 
 def _unknown(settings: Mapping[str, Any], rules: Mapping[str, Rule]) -> dict[str, Any]:

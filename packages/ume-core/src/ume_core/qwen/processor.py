@@ -54,7 +54,7 @@ _COMMON: dict[str, Rule] = (
 )  # fmt: skip
 _IMAGE_RULES: dict[str, Rule] = _COMMON | {
     "image_processor_type": only(
-        "Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast", "Qwen2VLImageProcessorPil",
+        "Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast", "Qwen2VLImageProcessorPil", None,
         why="the architecture's image processor",
     ),
 }  # fmt: skip
@@ -62,10 +62,10 @@ _VIDEO_RULES: dict[str, Rule] = (
     _COMMON
     | {
         "video_processor_type": only(
-            "Qwen2VLVideoProcessor", why="the architecture's video processor"
+            "Qwen2VLVideoProcessor", None, why="the architecture's video processor"
         ),
-        "do_sample_frames": only(False, why="frames are sampled as the recipe does"),
-        "max_video_tokens": only(128_000, why="qwen-vl-utils' VIDEO_TOTAL_PIXELS"),
+        "do_sample_frames": only(False, None, why="frames are sampled as the recipe does"),
+        "max_video_tokens": only(128_000, None, why="qwen-vl-utils' VIDEO_TOTAL_PIXELS"),
         "cap_pixels_per_frame": ignored("frames are always capped, as qwen-vl-utils does"),
     }
     | each("fps num_frames min_frames max_frames", ignored("count only with do_sample_frames"))
@@ -136,7 +136,8 @@ def _read(
         std = _numbers(where, settings, "image_std", PatchConfig.std)
     if factor <= 0 or min(std) <= 0:
         raise CheckpointError(
-            f"{where}: rescale_factor is {factor!r} and image_std {std!r}; both must be positive",
+            f"{where}: rescale_factor is {settings.get('rescale_factor', factor)!r} and image_std "
+            f"{settings.get('image_std', std)!r}; both must be positive",
             fix="take the file from the published checkpoint",
         )
     return PatchConfig(low, high, mean, std, factor)
@@ -166,21 +167,19 @@ def _bounds(where: str, settings: Mapping[str, Any], default: tuple[int, int]) -
 
 
 def _flag(where: str, settings: Mapping[str, Any], key: str) -> bool:
-    value: object = settings.get(key)
+    """Whether a step is done: by default it is, and null is off, as in transformers."""
+    value: object = settings.get(key, True)
     if value not in (None, True, False):
         raise CheckpointError(f"{where}: {key} is {value!r}", fix=f"set {key} to true or false")
-    return value is None or bool(value)
+    return bool(value)
 
 
 def _numbers(
-    where: str, settings: Mapping[str, Any], key: str, default: float | tuple[float, ...]
+    where: str, settings: Mapping[str, Any], key: str, default: tuple[float, ...]
 ) -> tuple[float, ...]:
     """A number for all channels, or one for each; three of them."""
-    value: object = settings.get(key)
-    given: object = default if value is None else value
-    if isinstance(given, tuple):
-        given = list(cast("tuple[object, ...]", given))
-    values = cast("list[object]", given) if isinstance(given, list) else [given]
+    value: object = settings.get(key, list(default))
+    values = cast("list[object]", value) if isinstance(value, list) else [value]
     finite = [float(v) for v in values if isinstance(v, (int, float)) and math.isfinite(v)]
     if len(finite) != len(values) or len(finite) not in (1, 3):
         raise CheckpointError(

@@ -34,10 +34,10 @@ _FILE_RULES: dict[str, Rule] = each(
 ) | each("version truncation padding", ignored("text is never cut or padded by the tokenizer"))
 _MODEL_RULES: dict[str, Rule] = each("vocab merges", OBEYED) | {
     "type": only("BPE", why="Qwen2's model"),
-    "dropout": only(0.0, why="one text must have one tokenization"),
+    "dropout": only(0.0, None, why="one text must have one tokenization"),
     "unk_token": absent("bytes are never unknown"),
-    "continuing_subword_prefix": only("", why="Qwen2's model"),
-    "end_of_word_suffix": only("", why="Qwen2's model"),
+    "continuing_subword_prefix": only("", None, why="Qwen2's model"),
+    "end_of_word_suffix": only("", None, why="Qwen2's model"),
     "fuse_unk": only(False, why="Qwen2's model"),
     "byte_fallback": only(False, why="Qwen2's model"),
     "ignore_merges": only(False, why="Qwen2's model"),
@@ -47,15 +47,15 @@ _SETTINGS_RULES: dict[str, Rule] = (
     | each("added_tokens_decoder additional_special_tokens extra_special_tokens chat_template "
            "model_specific_special_tokens", OBEYED)
     | {
-        "tokenizer_class": only(*CLASSES, why="the architecture's tokenizer"),
-        "add_prefix_space": only(False, why="Qwen2's pipeline"),
-        "split_special_tokens": only(False, why="special tokens are single tokens"),
-        "truncation": only(False, "do_not_truncate", why="text is never cut"),
-        "from_slow": only(False, why="tokenizer.json is what is read"),
-        "fix_mistral_regex": only(False, why="Qwen2's pipeline"),
+        "tokenizer_class": only(*CLASSES, None, why="the architecture's tokenizer"),
+        "add_prefix_space": only(False, None, why="Qwen2's pipeline"),
+        "split_special_tokens": only(False, None, why="special tokens are single tokens"),
+        "truncation": only(False, "do_not_truncate", None, why="text is never cut"),
+        "from_slow": only(False, None, why="tokenizer.json is what is read"),
+        "fix_mistral_regex": only(False, None, why="Qwen2's pipeline"),
         "image_token": only("<|image_pad|>", why="the template's placeholder"),
         "video_token": only("<|video_pad|>", why="the template's placeholder"),
-        "init_inputs": only([], why="tokenizer.json is what is read"),
+        "init_inputs": only([], None, why="tokenizer.json is what is read"),
     }
     | each("fast_tokenizer_files tokenizer_file vocab_file merges_file vocab merges gguf_file "
            "tokenizer_object", absent("tokenizer.json is what is read"))
