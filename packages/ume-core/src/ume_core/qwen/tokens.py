@@ -88,6 +88,14 @@ class Tokenizer:
             self._plain = RustTokenizer.from_str(json.dumps(parsed))
         except Exception as error:  # the library raises bare Exceptions
             raise CheckpointError(f"{path} cannot be loaded: {error}", fix="replace it") from error
+        for name, number in self.added.items():
+            # The library counts on from the vocabulary, in the list's order, whatever ids it gives.
+            if self._full.token_to_id(name) != number:
+                raise CheckpointError(
+                    f"{path} lists {name!r} with the id {number}, and the tokenizers library gives "
+                    f"it {self._full.token_to_id(name)}",
+                    fix="list added_tokens by their ids, without gaps behind the vocabulary",
+                )
         if config is not None:
             self._check_ids(directory, config)
 
