@@ -52,13 +52,13 @@ _COMMON: dict[str, Rule] = (
            ignored("a note"))
     | {"auto_map": ignored("code of a checkpoint is never run, as transformers does by default")}
 )  # fmt: skip
-_IMAGE_RULES: dict[str, Rule] = _COMMON | {
+IMAGE_RULES: dict[str, Rule] = _COMMON | {
     "image_processor_type": only(
         "Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast", "Qwen2VLImageProcessorPil", None,
         why="the architecture's image processor",
     ),
 }  # fmt: skip
-_VIDEO_RULES: dict[str, Rule] = (
+VIDEO_RULES: dict[str, Rule] = (
     _COMMON
     | {
         "video_processor_type": only(
@@ -72,7 +72,7 @@ _VIDEO_RULES: dict[str, Rule] = (
     | each("image_processor_type use_token_compression",
            ignored("not a setting of Qwen2-VL's video processor"))
 )  # fmt: skip
-_PROCESSOR_RULES: dict[str, Rule] = (
+PROCESSOR_RULES: dict[str, Rule] = (
     each("image_processor video_processor chat_template", OBEYED)
     | each("processor_class", ignored("a note"))
     | {"auto_map": ignored("code of a checkpoint is never run, as transformers does by default")}
@@ -87,7 +87,7 @@ def read_patch_config(directory: Path) -> PatchConfig:
             value.
     """
     nested = optional_json(directory / PROCESSOR)
-    check_keys(PROCESSOR, nested, _PROCESSOR_RULES)
+    check_keys(PROCESSOR, nested, PROCESSOR_RULES)
     image_file, video_file = optional_json(directory / IMAGE), optional_json(directory / VIDEO)
     image = _settings(nested, "image_processor", image_file)
     if image is None and not (directory / IMAGE).is_file():
@@ -95,12 +95,12 @@ def read_patch_config(directory: Path) -> PatchConfig:
             f"{directory} has no {IMAGE}, and no image_processor in a {PROCESSOR}",
             fix=f"copy {IMAGE} from the published checkpoint",
         )
-    found = _read(*(image or (IMAGE, {})), _IMAGE_RULES, (DEFAULT_MIN_PIXELS, DEFAULT_MAX_PIXELS))
+    found = _read(*(image or (IMAGE, {})), IMAGE_RULES, (DEFAULT_MIN_PIXELS, DEFAULT_MAX_PIXELS))
     _warn_if_passed_over(nested, "image_processor", IMAGE, image_file, found)
     video = _settings(nested, "video_processor", video_file)
     if video is None:
         return found
-    for_video = _read(*video, _VIDEO_RULES, (VIDEO_MIN_PIXELS, VIDEO_MAX_PIXELS))
+    for_video = _read(*video, VIDEO_RULES, (VIDEO_MIN_PIXELS, VIDEO_MAX_PIXELS))
     mine, theirs = (_values(c) for c in (found, for_video))
     if mine != theirs:
         raise CheckpointError(
@@ -199,7 +199,7 @@ def _warn_if_passed_over(
     if nested.get(key) is None or not file:
         return
     try:
-        other = _read(name, file, _IMAGE_RULES, (DEFAULT_MIN_PIXELS, DEFAULT_MAX_PIXELS))
+        other = _read(name, file, IMAGE_RULES, (DEFAULT_MIN_PIXELS, DEFAULT_MAX_PIXELS))
     except CheckpointError:
         other = None
     if other != found:

@@ -18,8 +18,8 @@ from ume_core.qwen.tokenizer_files import (
     SETTINGS,
     TOKENIZER,
     check_added,
-    check_flags,
     check_pipeline,
+    check_token,
     named_tokens,
     tokenizer_file,
 )
@@ -75,7 +75,7 @@ class Tokenizer:
             pad=self._require("<|endoftext|>", directory),
         )
         for token in tokens:
-            check_flags(f"{path.name}: added_tokens", token)
+            check_token(path.name, token)
         self._most = max((*parsed["model"]["vocab"].values(), *self.added.values()), default=0)
         settings = optional_json(directory / SETTINGS)
         check_added(directory, self.added, settings)
