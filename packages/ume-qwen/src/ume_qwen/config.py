@@ -70,7 +70,7 @@ _NOTES: dict[str, Rule] = (
     | each("bos_token_id eos_token_id pad_token_id sep_token_id",
            ignored("tokens are looked up by name"))
     | {"auto_map": ignored("code of a checkpoint is never run, as transformers does by default"),
-       "pruned_heads": only({}, [])}
+       "pruned_heads": only({}, [], None)}
 )  # fmt: skip
 # transformers 4.x: generation settings in config.json, which generation_config.json replaces.
 _GENERATION: dict[str, Rule] = each(
@@ -94,22 +94,23 @@ _GREEDY: dict[str, Any] = {
     "forced_eos_token_id": [], "exponential_decay_length_penalty": [], "sequence_bias": {},
     "stop_strings": [], "watermarking_config": {}, "dola_layers": [],
 }  # fmt: skip
-_TEXT_RULES: dict[str, Rule] = (
+TEXT_RULES: dict[str, Rule] = (
     _NOTES
     | _GENERATION
     | each(" ".join(_GREEDY), ignored("see generation_config.json"))
     | each(" ".join(_TEXT), OBEYED)
     | each("rope_theta rope_scaling rope_parameters", OBEYED)
     | each("tie_word_embeddings layer_types head_dim", OBEYED)
-    | {"use_sliding_window": only(False, why="sliding-window attention")}
+    | {"use_sliding_window": only(False, None, why="sliding-window attention")}
     | each("sliding_window max_window_layers", ignored("sliding windows are off"))
     | each("vision_token_id vision_end_token_id", ignored("tokens are looked up by name"))
 )  # fmt: skip
-_TOP_RULES: dict[str, Rule] = (
-    _TEXT_RULES
+CONFIG_RULES: dict[str, Rule] = (
+    TEXT_RULES
     | each("text_config vision_config " + " ".join(_TOKENS), OBEYED)
     | {"tokenizer_class": OBEYED, **each("quantization_config compression_config", OBEYED)}
 )
+GENERATION_RULES: dict[str, Rule] = _NOTES | _GENERATION | each(" ".join(_GREEDY), OBEYED)
 _FIXED = (
     ("in_channels", 3),
     ("patch_size", PATCH),
@@ -118,13 +119,14 @@ _FIXED = (
 )
 
 
-def _vision_rules(kind: str) -> dict[str, Rule]:
+def vision_rules(kind: str) -> dict[str, Rule]:
+    """What becomes of the keys of `vision_config`, by the model's type."""
     return (
         _NOTES
         | each(" ".join(_VISION[kind]), OBEYED)
         | {key: only(value, why="the pixels' cut into patches") for key, value in _FIXED}
         | each("in_chans spatial_patch_size", ignored("transformers reads in_channels, patch_size"))
-        | {"rope_parameters": only(*_VISION_ROPE, why="the vision tower's rotary embedding")}
+        | {"rope_parameters": only(*_VISION_ROPE, None, why="the vision tower's rotary embedding")}
     )
 
 
@@ -144,36 +146,36 @@ def read_config(path: Path) -> dict[str, Any]:
     kind = raw.get("model_type")
     if kind not in ARCHITECTURES:
         raise CheckpointError(
-            f"{path.parent} is a {kind!r} model",
+            f"{path.parent} is a {kind!r} model (model_type in {path.name})",
             fix=f"use a checkpoint of type {' or '.join(ARCHITECTURES)}",
         )
     _refuse_quantised(path, raw)
     nested, vision = _object(path, raw, "text_config"), _object(path, raw, "vision_config") or {}
-    check_keys(path.name, raw, _TOP_RULES)
+    check_keys(path.name, raw, CONFIG_RULES)
     if nested is not None:
         _refuse_quantised(path, nested)
-        check_keys(f"{path.name}: text_config", nested, _TEXT_RULES)
-    check_keys(f"{path.name}: vision_config", vision, _vision_rules(kind))
+        check_keys(f"{path.name}: text_config", nested, TEXT_RULES)
+    check_keys(f"{path.name}: vision_config", vision, vision_rules(kind))
     text = raw if nested is None else nested
     tied = bool(raw.get("tie_word_embeddings") or (nested or {}).get("tie_word_embeddings"))
     return {
         "model_type": kind,
         "tie_word_embeddings": tied,
-        **{key: _given(raw, key, default) for key, default in _TOKENS.items()},
-        **_unknown(raw, _TOP_RULES),
+        **{key: raw.get(key, default) for key, default in _TOKENS.items()},
+        **_unknown(raw, CONFIG_RULES),
         "text_config": {
-            **_unknown(nested or {}, _TEXT_RULES), **_text(path, text), "tie_word_embeddings": tied,
+            **_unknown(nested or {}, TEXT_RULES), **_text(path, text), "tie_word_embeddings": tied,
         },
         "vision_config": {
-            **_unknown(vision, _vision_rules(kind)),
-            **{key: _given(vision, key, default) for key, default in _VISION[kind].items()},
+            **_unknown(vision, vision_rules(kind)),
+            **{key: vision.get(key, default) for key, default in _VISION[kind].items()},
         },
     }  # fmt: skip
 
 
 def _text(path: Path, text: Mapping[str, Any]) -> dict[str, Any]:
-    found = {key: _given(text, key, default) for key, default in _TEXT.items()}
-    if "num_key_value_heads" in text and text["num_key_value_heads"] is None:
+    found = {key: text.get(key, default) for key, default in _TEXT.items()}
+    if found["num_key_value_heads"] is None:
         found["num_key_value_heads"] = found["num_attention_heads"]
     numbers = [key for key in _TEXT if key not in ("hidden_act", "rms_norm_eps")]
     for key in numbers:
@@ -212,9 +214,9 @@ def _rope(path: Path, text: Mapping[str, Any], head_dim: int) -> tuple[float, di
             fix="keep the one that the model was trained with",
         )
     theta: object = inner or outer or _THETA
-    kind = rope.pop("rope_type", None)
-    other = rope.pop("type", None)
-    kind = "default" if (kind or other or "mrope") == "mrope" else kind or other
+    named = {rope.pop(key, None) for key in ("rope_type", "type")} - {None}
+    named = {"default" if name == "mrope" else name for name in named} or {"default"}
+    kind = named.pop() if len(named) == 1 else None  # else 5.x would take rope_type, 4.57 type
     sections: object = rope.get("mrope_section")
     if kind not in _ROPE_TYPES or rope.get("partial_rotary_factor", 1.0) != 1.0:
         raise CheckpointError(
@@ -225,7 +227,7 @@ def _rope(path: Path, text: Mapping[str, Any], head_dim: int) -> tuple[float, di
     if not _is_sections(sections, head_dim // 2) or not isinstance(theta, (int, float)):
         raise CheckpointError(
             f"{path}: mrope_section {sections!r} with rope_theta {theta!r} does not fit heads of "
-            f"{head_dim} numbers",
+            f"{head_dim} numbers (hidden_size / num_attention_heads)",
             fix="take config.json from the published checkpoint",
         )
     return float(theta), {"rope_type": kind, **rope}
@@ -251,7 +253,7 @@ def read_generation(directory: Path) -> dict[str, Any]:
         found = {k: v for k, v in optional_json(path).items() if k in _GREEDY}
     else:
         found = read_json(path)
-    check_keys(path.name, found, _NOTES | _GENERATION | each(" ".join(_GREEDY), OBEYED))
+    check_keys(path.name, found, GENERATION_RULES)
     passed = {k: v for k, v in found.items() if _is_effective(k, v)}
     if passed:
         named = ", ".join(f"{key} ({value!r})" for key, value in passed.items())
@@ -286,11 +288,6 @@ def _object(path: Path, config: Mapping[str, Any], key: str) -> dict[str, Any] |
     if value is not None and not isinstance(value, dict):
         raise CheckpointError(f"{path}: {key} is not a JSON object", fix="replace config.json")
     return cast("dict[str, Any] | None", value)
-
-
-def _given(settings: Mapping[str, Any], key: str, default: Any) -> Any:
-    value = settings.get(key)
-    return default if value is None else value
 
 
 def _unknown(settings: Mapping[str, Any], rules: Mapping[str, Rule]) -> dict[str, Any]:

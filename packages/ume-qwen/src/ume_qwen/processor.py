@@ -52,27 +52,27 @@ _COMMON: dict[str, Rule] = (
            ignored("a note"))
     | {"auto_map": ignored("code of a checkpoint is never run, as transformers does by default")}
 )  # fmt: skip
-_IMAGE_RULES: dict[str, Rule] = _COMMON | {
+IMAGE_RULES: dict[str, Rule] = _COMMON | {
     "image_processor_type": only(
-        "Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast", "Qwen2VLImageProcessorPil",
+        "Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast", "Qwen2VLImageProcessorPil", None,
         why="the architecture's image processor",
     ),
 }  # fmt: skip
-_VIDEO_RULES: dict[str, Rule] = (
+VIDEO_RULES: dict[str, Rule] = (
     _COMMON
     | {
         "video_processor_type": only(
-            "Qwen2VLVideoProcessor", why="the architecture's video processor"
+            "Qwen2VLVideoProcessor", None, why="the architecture's video processor"
         ),
-        "do_sample_frames": only(False, why="frames are sampled as the recipe does"),
-        "max_video_tokens": only(128_000, why="qwen-vl-utils' VIDEO_TOTAL_PIXELS"),
+        "do_sample_frames": only(False, None, why="frames are sampled as the recipe does"),
+        "max_video_tokens": only(128_000, None, why="qwen-vl-utils' VIDEO_TOTAL_PIXELS"),
         "cap_pixels_per_frame": ignored("frames are always capped, as qwen-vl-utils does"),
     }
     | each("fps num_frames min_frames max_frames", ignored("count only with do_sample_frames"))
     | each("image_processor_type use_token_compression",
            ignored("not a setting of Qwen2-VL's video processor"))
 )  # fmt: skip
-_PROCESSOR_RULES: dict[str, Rule] = (
+PROCESSOR_RULES: dict[str, Rule] = (
     each("image_processor video_processor chat_template", OBEYED)
     | each("processor_class", ignored("a note"))
     | {"auto_map": ignored("code of a checkpoint is never run, as transformers does by default")}
@@ -87,7 +87,7 @@ def read_patch_config(directory: Path) -> PatchConfig:
             value.
     """
     nested = optional_json(directory / PROCESSOR)
-    check_keys(PROCESSOR, nested, _PROCESSOR_RULES)
+    check_keys(PROCESSOR, nested, PROCESSOR_RULES)
     image_file, video_file = optional_json(directory / IMAGE), optional_json(directory / VIDEO)
     image = _settings(nested, "image_processor", image_file)
     if image is None and not (directory / IMAGE).is_file():
@@ -95,12 +95,12 @@ def read_patch_config(directory: Path) -> PatchConfig:
             f"{directory} has no {IMAGE}, and no image_processor in a {PROCESSOR}",
             fix=f"copy {IMAGE} from the published checkpoint",
         )
-    found = _read(*(image or (IMAGE, {})), _IMAGE_RULES, (DEFAULT_MIN_PIXELS, DEFAULT_MAX_PIXELS))
+    found = _read(*(image or (IMAGE, {})), IMAGE_RULES, (DEFAULT_MIN_PIXELS, DEFAULT_MAX_PIXELS))
     _warn_if_passed_over(nested, "image_processor", IMAGE, image_file, found)
     video = _settings(nested, "video_processor", video_file)
     if video is None:
         return found
-    for_video = _read(*video, _VIDEO_RULES, (VIDEO_MIN_PIXELS, VIDEO_MAX_PIXELS))
+    for_video = _read(*video, VIDEO_RULES, (VIDEO_MIN_PIXELS, VIDEO_MAX_PIXELS))
     mine, theirs = (_values(c) for c in (found, for_video))
     if mine != theirs:
         raise CheckpointError(
@@ -136,7 +136,8 @@ def _read(
         std = _numbers(where, settings, "image_std", PatchConfig.std)
     if factor <= 0 or min(std) <= 0:
         raise CheckpointError(
-            f"{where}: rescale_factor is {factor!r} and image_std {std!r}; both must be positive",
+            f"{where}: rescale_factor is {settings.get('rescale_factor', factor)!r} and image_std "
+            f"{settings.get('image_std', std)!r}; both must be positive",
             fix="take the file from the published checkpoint",
         )
     return PatchConfig(low, high, mean, std, factor)
@@ -166,21 +167,19 @@ def _bounds(where: str, settings: Mapping[str, Any], default: tuple[int, int]) -
 
 
 def _flag(where: str, settings: Mapping[str, Any], key: str) -> bool:
-    value: object = settings.get(key)
+    """Whether a step is done: by default it is, and null is off, as in transformers."""
+    value: object = settings.get(key, True)
     if value not in (None, True, False):
         raise CheckpointError(f"{where}: {key} is {value!r}", fix=f"set {key} to true or false")
-    return value is None or bool(value)
+    return bool(value)
 
 
 def _numbers(
-    where: str, settings: Mapping[str, Any], key: str, default: float | tuple[float, ...]
+    where: str, settings: Mapping[str, Any], key: str, default: tuple[float, ...]
 ) -> tuple[float, ...]:
     """A number for all channels, or one for each; three of them."""
-    value: object = settings.get(key)
-    given: object = default if value is None else value
-    if isinstance(given, tuple):
-        given = list(cast("tuple[object, ...]", given))
-    values = cast("list[object]", given) if isinstance(given, list) else [given]
+    value: object = settings.get(key, list(default))
+    values = cast("list[object]", value) if isinstance(value, list) else [value]
     finite = [float(v) for v in values if isinstance(v, (int, float)) and math.isfinite(v)]
     if len(finite) != len(values) or len(finite) not in (1, 3):
         raise CheckpointError(
@@ -200,7 +199,7 @@ def _warn_if_passed_over(
     if nested.get(key) is None or not file:
         return
     try:
-        other = _read(name, file, _IMAGE_RULES, (DEFAULT_MIN_PIXELS, DEFAULT_MAX_PIXELS))
+        other = _read(name, file, IMAGE_RULES, (DEFAULT_MIN_PIXELS, DEFAULT_MAX_PIXELS))
     except CheckpointError:
         other = None
     if other != found:

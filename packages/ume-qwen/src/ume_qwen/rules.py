@@ -20,7 +20,7 @@ class Rule:
 
     Attributes:
         why: for a key without a part in a vector, the reason; else what it means.
-        values: those accepted; empty for any. null is accepted everywhere: it is the default.
+        values: those accepted; empty for any.
         obeyed: whether the engines follow the value, so that it belongs in a digest.
     """
 
@@ -38,7 +38,10 @@ def ignored(why: str) -> Rule:
 
 
 def only(*values: Any, why: str = "the engines compute with no other") -> Rule:
-    """A key with the values that are computed with."""
+    """A key with the values that are computed with.
+
+    null is one of them only where it is listed: transformers takes it as "off", not as the default.
+    """
     return Rule(why, values)
 
 
@@ -64,9 +67,9 @@ def check_keys(where: str, settings: Mapping[str, Any], rules: Mapping[str, Rule
     unknown = sorted(key for key in settings if key not in rules)
     for key, value in settings.items():
         rule = rules.get(key)
-        if rule is None or not rule.values or value is None or value in rule.values:
+        if rule is None or not rule.values or value in rule.values:
             continue
-        known = " or ".join("null" if v is None else repr(v) for v in rule.values)
+        known = " or ".join(repr(v) for v in rule.values if v is not None) or "null"
         raise CheckpointError(
             f"{where}: {key} is {_short(value)}, and only {known} is supported ({rule.why})",
             fix=f"use a checkpoint whose {key} is {known}",

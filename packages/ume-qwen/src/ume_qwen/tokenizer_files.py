@@ -29,33 +29,33 @@ _PATTERN = (
 )
 _SPLIT = {"type": "Split", "pattern": {"Regex": _PATTERN}, "behavior": "Isolated", "invert": False}
 
-_FILE_RULES: dict[str, Rule] = each(
+TOKENIZER_RULES: dict[str, Rule] = each(
     "added_tokens normalizer pre_tokenizer post_processor decoder model", OBEYED
 ) | each("version truncation padding", ignored("text is never cut or padded by the tokenizer"))
-_MODEL_RULES: dict[str, Rule] = each("vocab merges", OBEYED) | {
+MODEL_RULES: dict[str, Rule] = each("vocab merges", OBEYED) | {
     "type": only("BPE", why="Qwen2's model"),
-    "dropout": only(0.0, why="one text must have one tokenization"),
+    "dropout": only(0.0, None, why="one text must have one tokenization"),
     "unk_token": absent("bytes are never unknown"),
-    "continuing_subword_prefix": only("", why="Qwen2's model"),
-    "end_of_word_suffix": only("", why="Qwen2's model"),
+    "continuing_subword_prefix": only("", None, why="Qwen2's model"),
+    "end_of_word_suffix": only("", None, why="Qwen2's model"),
     "fuse_unk": only(False, why="Qwen2's model"),
     "byte_fallback": only(False, why="Qwen2's model"),
     "ignore_merges": only(False, why="Qwen2's model"),
 }
-_SETTINGS_RULES: dict[str, Rule] = (
+SETTINGS_RULES: dict[str, Rule] = (
     each(" ".join(_NAMED), OBEYED)
     | each("added_tokens_decoder additional_special_tokens extra_special_tokens chat_template "
            "model_specific_special_tokens", OBEYED)
     | {
-        "tokenizer_class": only(*CLASSES, why="the architecture's tokenizer"),
-        "add_prefix_space": only(False, why="Qwen2's pipeline"),
-        "split_special_tokens": only(False, why="special tokens are single tokens"),
-        "truncation": only(False, "do_not_truncate", why="text is never cut"),
-        "from_slow": only(False, why="tokenizer.json is what is read"),
-        "fix_mistral_regex": only(False, why="Qwen2's pipeline"),
+        "tokenizer_class": only(*CLASSES, None, why="the architecture's tokenizer"),
+        "add_prefix_space": only(False, None, why="Qwen2's pipeline"),
+        "split_special_tokens": only(False, None, why="special tokens are single tokens"),
+        "truncation": only(False, "do_not_truncate", None, why="text is never cut"),
+        "from_slow": only(False, None, why="tokenizer.json is what is read"),
+        "fix_mistral_regex": only(False, None, why="Qwen2's pipeline"),
         "image_token": only("<|image_pad|>", why="the template's placeholder"),
         "video_token": only("<|video_pad|>", why="the template's placeholder"),
-        "init_inputs": only([], why="tokenizer.json is what is read"),
+        "init_inputs": only([], None, why="tokenizer.json is what is read"),
     }
     | each("fast_tokenizer_files tokenizer_file vocab_file merges_file vocab merges gguf_file "
            "tokenizer_object", absent("tokenizer.json is what is read"))
@@ -72,6 +72,16 @@ _SETTINGS_RULES: dict[str, Rule] = (
            ignored("a note"))
     | {"auto_map": ignored("code of a checkpoint is never run, as transformers does by default")}
 )  # fmt: skip
+
+
+# Of one added token.
+TOKEN_RULES: dict[str, Rule] = (
+    each("id content", OBEYED)
+    | each("lstrip rstrip single_word", only(False, why="it would change the text around it"))
+    | each("special", ignored("no token is left out of an answer's text"))
+    | each("normalized", ignored("NFC leaves these tokens as they are"))
+    | each("__type", ignored("a note"))
+)
 
 
 def tokenizer_file(directory: Path) -> Path:
@@ -95,13 +105,13 @@ def check_pipeline(path: Path, tokenizer: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: it names the part.
     """
-    check_keys(path.name, tokenizer, _FILE_RULES)
+    check_keys(path.name, tokenizer, TOKENIZER_RULES)
     model: object = tokenizer.get("model")
     parts = cast("dict[str, object]", model) if isinstance(model, dict) else {}
     lists = parts.get("merges"), tokenizer.get("added_tokens")
     if not isinstance(parts.get("vocab"), dict) or not all(isinstance(v, list) for v in lists):
         raise CheckpointError(f"{path} is no tokenizer of the tokenizers library", fix="replace it")
-    check_keys(f"{path.name}: model", parts, _MODEL_RULES)
+    check_keys(f"{path.name}: model", parts, MODEL_RULES)
     wanted = {
         "normalizer": tokenizer.get("normalizer") == {"type": "NFC"},
         "pre_tokenizer": _is_qwen2_split(tokenizer.get("pre_tokenizer")),
@@ -126,19 +136,25 @@ def check_added(directory: Path, added: Mapping[str, int], settings: Mapping[str
     Raises:
         CheckpointError: it names the token and both files.
     """
-    check_keys(SETTINGS, settings, _SETTINGS_RULES)
+    check_keys(SETTINGS, settings, SETTINGS_RULES)
     decoder: object = settings.get("added_tokens_decoder")
     if isinstance(decoder, dict):
         entries = cast("dict[str, dict[str, Any]]", decoder)
         other = {str(e["content"]): int(i) for i, e in entries.items()}
         for entry in entries.values():
-            check_flags(f"{SETTINGS}: added_tokens_decoder", entry)
+            check_token(SETTINGS, entry)
         missing = {token: number for token, number in added.items() if token not in other}
         _refuse_different(SETTINGS, other, added)
         _refuse_different(TOKENIZER, missing, other)
     else:
         other = optional_json(directory / "added_tokens.json")
         _refuse_different("added_tokens.json", {str(t): int(n) for t, n in other.items()}, added)
+    for key in _NAMED:
+        if settings.get(key) and _content(settings[key]) is None:
+            raise CheckpointError(
+                f"{directory / SETTINGS}: {key} is {settings[key]!r}, which is no token",
+                fix="write a token of the vocabulary, or null",
+            )
     for key, token in _mentioned(settings):
         if token not in added:
             raise CheckpointError(
@@ -148,15 +164,9 @@ def check_added(directory: Path, added: Mapping[str, int], settings: Mapping[str
             )
 
 
-def check_flags(where: str, token: Mapping[str, Any]) -> None:
-    """Refuse an added token that swallows what stands around it."""
-    for flag in ("lstrip", "rstrip", "single_word"):
-        if token.get(flag):
-            raise CheckpointError(
-                f"{where}: {token.get('content')!r} has {flag} true, which changes the text around "
-                "it; only false is supported",
-                fix=f"set {flag} to false if the model was trained so",
-            )
+def check_token(name: str, token: Mapping[str, Any]) -> None:
+    """Refuse an added token, of file `name`, that swallows what stands around it."""
+    check_keys(f"{name}: {token.get('content')!r}", token, TOKEN_RULES)
 
 
 def named_tokens(directory: Path, settings: Mapping[str, Any]) -> dict[str, str]:

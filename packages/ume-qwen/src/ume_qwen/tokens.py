@@ -18,8 +18,8 @@ from ume_qwen.tokenizer_files import (
     SETTINGS,
     TOKENIZER,
     check_added,
-    check_flags,
     check_pipeline,
+    check_token,
     named_tokens,
     tokenizer_file,
 )
@@ -79,7 +79,7 @@ class Tokenizer:
             pad=self._require("<|endoftext|>", directory),
         )
         for token in tokens:
-            check_flags(f"{path.name}: added_tokens", token)
+            check_token(path.name, token)
         self._most = max((*parsed["model"]["vocab"].values(), *self.added.values()), default=0)
         settings = optional_json(directory / SETTINGS)
         check_added(directory, self.added, settings)
@@ -92,6 +92,14 @@ class Tokenizer:
             self._plain = RustTokenizer.from_str(json.dumps(parsed))
         except Exception as error:  # the library raises bare Exceptions
             raise CheckpointError(f"{path} cannot be loaded: {error}", fix="replace it") from error
+        for name, number in self.added.items():
+            # The library counts on from the vocabulary, in the list's order, whatever ids it gives.
+            if self._full.token_to_id(name) != number:
+                raise CheckpointError(
+                    f"{path} lists {name!r} with the id {number}, and the tokenizers library gives "
+                    f"it {self._full.token_to_id(name)}",
+                    fix="list added_tokens by their ids, without gaps behind the vocabulary",
+                )
         if config is not None:
             self._check_ids(directory, config)
 
