@@ -30,19 +30,24 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         InvalidOption: the disk refuses it.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    for place in (path, temporary):
+    part = temporary(path)
+    for place in (path, part):
         if place.is_dir():  # nothing of ours, and it cannot be replaced
             remove(place)
     try:
-        with temporary.open("wb") as handle:
+        with part.open("wb") as handle:
             handle.write(data)
             handle.flush()
             os.fsync(handle.fileno())
-        os.replace(temporary, path)
+        os.replace(part, path)
     except OSError as error:
         raise disk_error(error, path) from error
     sync(path.parent)
+
+
+def temporary(path: Path) -> Path:
+    """Where a file is written before it takes its name."""
+    return path.with_name(f".{path.name}.tmp")
 
 
 def sync(path: Path) -> None:

@@ -24,16 +24,15 @@ from ume_core.signature import Signature
 from ume_r1.index import description as about_file
 from ume_r1.index import seen
 from ume_r1.index.description import Description, mismatch, read_description
-from ume_r1.index.disk import digest_of, remove
+from ume_r1.index.disk import digest_of, remove, temporary
 from ume_r1.index.errors import DamagedIndex, disk_error
 from ume_r1.index.options import Asked
 from ume_r1.index.seal import damaged_files
 from ume_r1.index.table import FOLDER, Table, table_folder, table_numbers
 
 _LOCK = ".lock"
-_OURS = {FOLDER, _LOCK, about_file.NAME, seen.NAME} | {
-    f".{name}.tmp" for name in (about_file.NAME, seen.NAME)
-}
+TEMPORARY = tuple(temporary(Path(name)).name for name in (about_file.NAME, seen.NAME))
+_OURS = {FOLDER, _LOCK, about_file.NAME, seen.NAME, *TEMPORARY}
 _SAMPLE = 16  # files compared before an index is taken to belong to a folder of another name
 T = TypeVar("T")
 
@@ -194,11 +193,15 @@ class Index:
         if new == self.description.folder:
             return
         old = Path(self.description.folder)
-        rows = sorted(self.known().items())
+        try:
+            rows = sorted((path, digest) for path, (_, digest) in self.known().items())
+        except DamagedIndex:  # which is repaired when it knows its folder
+            rows = sorted(seen.Seen(self.directory).digests().items())
         sample = rows[:: max(1, len(rows) // _SAMPLE)][:_SAMPLE]
-        same = sum(_digest(folder / path) == digest for path, (_, digest) in sample)
+        same = sum(_digest(folder / path) == digest for path, digest in sample)
         # Where the old folder is still there, only an exact copy of it is no mistake.
-        if same < len(sample) if old.is_dir() else 2 * same <= len(sample) and sample:
+        enough = len(sample) if old.is_dir() else len(sample) // 2 + 1
+        if sample and same < enough:
             raise InvalidOption(
                 f"{self.directory} indexes {old}, and {same} of {len(sample)} files compared are "
                 f"the same in {folder}",

@@ -14,7 +14,7 @@ from ume_r1.index.disk import remove
 from ume_r1.index.errors import DamagedIndex
 from ume_r1.index.rows import Row, renamed, to_arrow
 from ume_r1.index.seal import damaged_files, seal, table_files
-from ume_r1.index.store import Index, known_rows, lock
+from ume_r1.index.store import TEMPORARY, Index, known_rows, lock
 from ume_r1.index.table import FOLDER, Table, copy_rows, has_table, table_folder
 
 # Commits after which a growing table is rewritten, once it has doubled: manifests name all data
@@ -188,7 +188,8 @@ class Writer:
     def _remove_leftovers(self) -> None:
         """What killed runs, older formats and rewritten tables left beside the table in use."""
         used = table_folder(self._directory, self._about.generation)
-        leftovers = [*(self._directory / FOLDER).glob("*"), *self._directory.glob(".*.tmp")]
-        for path in leftovers:
+        for path in (self._directory / FOLDER).glob("*"):
             if path != used:
                 remove(path)
+        for name in TEMPORARY:
+            remove(self._directory / name)
