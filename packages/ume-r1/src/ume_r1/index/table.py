@@ -69,7 +69,7 @@ class Table:
         os.environ.setdefault("LANCEDB_LOG", "error")
         import lancedb
 
-        self.folder = table_folder(directory, generation)
+        self.generation, self.folder = generation, table_folder(directory, generation)
         self.schema = schema
         self._directory = directory
         with self._errors():

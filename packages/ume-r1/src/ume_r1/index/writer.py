@@ -165,8 +165,7 @@ class Writer:
 
     def _check(self) -> None:
         """Read back what was written, past every cache of the library."""
-        generation = int(self._table.folder.stem.rpartition("-")[2])
-        self._table = Table(self._directory, generation, self._schema)
+        self._table = Table(self._directory, self._table.generation, self._schema)
         stored = known_rows(self._table)
         lost = [path for _, paths in self._table.pages(self._sound) for path in paths]
         if stored != self.known or lost:
