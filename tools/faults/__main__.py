@@ -246,6 +246,8 @@ def main() -> int:
             if args.only and args.only not in name:
                 continue
             counts[group] += 1
+            if counts.total() % 200 == 0:
+                print(f"{counts.total()} cases ...", file=sys.stderr, flush=True)
             wrong = work()
             if wrong:
                 bad.append({"case": name, "wrong": wrong})
