@@ -333,4 +333,4 @@ class _Run:
 
 def _reason(text: str) -> str:
     """An error without the index in the batch; the file's name stands before it."""
-    return re.sub(r"^(item \d+: )?the bytes\b", "it", re.sub(r"^item \d+: ", "", text))
+    return re.sub(r"^the bytes\b", "it", re.sub(r"^item \d+: ", "", text))
