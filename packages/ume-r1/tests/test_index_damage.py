@@ -189,6 +189,36 @@ def test_what_cannot_be_read_is_not_taken_for_damaged(
     assert build_index(index, folder, model).unchanged == 20
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+@pytest.mark.parametrize("name", ["ume-index.json", "_versions", "lance", "data"])
+def test_an_index_that_cannot_be_looked_at_is_not_taken_for_none(
+    folder: Path,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    number: int,
+) -> None:
+    index = tmp_path / "index"
+    run("index", folder, "--to", index)
+    before = {p: p.read_bytes() for p in index.rglob("*") if p.is_file()}
+
+    def refusing(call: Any) -> Any:
+        def fail(path: Any, *rest: Any, **named: Any) -> Any:
+            if Path(os.fsdecode(path)).name == name:
+                raise OSError(number, os.strerror(number))
+            return call(path, *rest, **named)
+
+        return fail
+
+    with monkeypatch.context() as patch:
+        for call in ("stat", "scandir", "listdir"):
+            patch.setattr(os, call, refusing(getattr(os, call)))
+        status, _, err = run("index", folder, "--to", index)
+    assert status == 2 and os.strerror(number) in err and "Fix: " in err
+    assert {p: p.read_bytes() for p in index.rglob("*") if p.is_file()} == before
+
+
 def test_a_damaged_row_whose_file_is_not_there_is_named(
     folder: Path, run: Run, tmp_path: Path, model: FakeEmbedder
 ) -> None:

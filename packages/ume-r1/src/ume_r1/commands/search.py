@@ -26,7 +26,7 @@ from ume_r1.index import BuildReport, Description, Hit, Index, build_index
 from ume_r1.index.description import check_asked, read_description
 from ume_r1.index.options import Asked
 from ume_r1.index.page import write_page
-from ume_r1.index.store import check_target, has_index
+from ume_r1.index.store import check_target, has_index, is_there
 from ume_r1.loading import DEFAULT_MODEL
 
 
@@ -185,7 +185,7 @@ def _tell_gone(hits: list[Hit], store: Index) -> int:
     gone = sum(hit.gone for hit in hits)
     if not gone:
         return 0
-    if store.folder.is_dir():
+    if is_there(store.folder):
         fix = store.update_command()
     else:
         fix = f"ume index NEWFOLDER --to {store.directory}, if {store.folder} was moved"

@@ -31,10 +31,10 @@ def write_whole(path: Path, data: bytes) -> None:
         InvalidOption: the disk refuses it.
     """
     part = temporary(path)
-    for place in (path, part):
-        if place.is_dir():  # nothing of ours, and it cannot be replaced
-            remove(place)
     try:
+        for place in (path, part):
+            if place.is_dir():  # nothing of ours, and it cannot be replaced
+                remove(place)
         with part.open("wb") as handle:
             handle.write(data)
             handle.flush()
@@ -80,6 +80,22 @@ def digest_of(path: Path, digest: Hash) -> str:
         while block := handle.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def entries(directory: Path) -> list[Path]:
+    """What a directory holds, sorted; nothing if it is not there.
+
+    `Path.glob` will not do: it passes over directories that cannot be read.
+
+    Raises:
+        InvalidOption: it cannot be read.
+    """
+    try:
+        return sorted(directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise disk_error(error, directory) from error
 
 
 def remove(path: Path) -> None:

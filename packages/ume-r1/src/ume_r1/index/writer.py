@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from ume_r1.index.description import Description, read_description
-from ume_r1.index.disk import remove
+from ume_r1.index.disk import entries, remove
 from ume_r1.index.errors import DamagedIndex
 from ume_r1.index.rows import Row, renamed, to_arrow
 from ume_r1.index.seal import damaged_files, seal, table_files
@@ -187,7 +187,7 @@ class Writer:
     def _remove_leftovers(self) -> None:
         """What killed runs, older formats and rewritten tables left beside the table in use."""
         used = table_folder(self._directory, self._about.generation)
-        for path in (self._directory / FOLDER).glob("*"):
+        for path in entries(self._directory / FOLDER):
             if path != used:
                 remove(path)
         for name in TEMPORARY:
