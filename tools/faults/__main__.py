@@ -67,7 +67,7 @@ _DAMAGES: dict[str, Callable[[bytes, random.Random], bytes | None]] = {
     "deleted": lambda data, rng: None,
     "a directory": lambda data, rng: None,
 }
-_MORE = 8
+_RARE = 8
 Case = tuple[str, str, Callable[[], list[str]]]  # group, name, what is wrong afterwards
 
 
@@ -80,20 +80,22 @@ def _flipped(data: bytes, rng: random.Random) -> bytes:
 def cases(scenarios: list[Scenario], index: Path, every: int, rng: random.Random) -> Iterator[Case]:
     """The `every`-th case of each group; of errors, which are many and much alike, fewer."""
     for scenario in scenarios:
+        # A repair takes seconds, since it starts a process.
+        rare = every * (_RARE if scenario.name == "repair" else 1)
         changes = _calls(scenario, index, CHANGES)
         once = [[Fault(KILL, CHANGES, n + 1)] for n in range(changes)]
-        yield from _thin(_killed(scenario, index, "kill", once), every)
+        yield from _thin(_killed(scenario, index, "kill", once), rare)
         torn = [[Fault(TORN, WRITE, n + 1)] for n in range(_calls(scenario, index, WRITE))]
-        yield from _thin(_killed(scenario, index, "kill in a write", torn), every)
+        yield from _thin(_killed(scenario, index, "kill in a write", torn), rare)
         twice = [rng.choice(once) + rng.choice(once) for _ in range(changes)]
-        yield from _thin(_killed(scenario, index, "kill, twice", twice), every)
+        yield from _thin(_killed(scenario, index, "kill, twice", twice), rare)
         failing: list[Fault] = []
         for number, kinds in _ERRORS.items():
             for n in range(_calls(scenario, index, kinds)):
                 failing += [Fault(a, kinds, n + 1, number) for a in (FAIL, FAIL_ON)]
         for n in range(0, changes, 4):
             failing.append(Fault(NO_RENAMEAT, CHANGES, n + 1, errno.ENOSPC))
-        yield from _thin(_failed(scenario, index, failing), _MORE * every)
+        yield from _thin(_failed(scenario, index, failing), _RARE * rare)
         if scenario.name == "grow":
             yield from _thin(_unread(scenario, index), every)
     for scenario in scenarios[1:3]:
@@ -244,6 +246,8 @@ def main() -> int:
             if args.only and args.only not in name:
                 continue
             counts[group] += 1
+            if counts.total() % 200 == 0:
+                print(f"{counts.total()} cases ...", file=sys.stderr, flush=True)
             wrong = work()
             if wrong:
                 bad.append({"case": name, "wrong": wrong})

@@ -111,7 +111,13 @@ def make(place: Path) -> list[Scenario]:
         gone = tuple(f"text-{n}.txt" for n in range(6, 9)) if name == "change" else ()
         extra = ("--rebuild",) if name == "rebuild" else ()
         made.append(Scenario(name, folder, base, gone, extra))
-    return made
+    repair = place / "repair-index"
+    shutil.copytree(place / "rebuild-index", repair)
+    data = next((repair / "lance").rglob("data/*"))
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    return [*made, Scenario("repair", place / "rebuild", repair)]
 
 
 def search(index: Path, text: str) -> Callable[[], int]:

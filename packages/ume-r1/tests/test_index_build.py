@@ -260,6 +260,22 @@ def test_a_file_edited_during_a_run_gets_no_vector_of_its_former_content(
     assert first(index, model, new) == ("a.png", 1.0)
 
 
+def test_a_file_edited_after_it_was_compared_is_stored_as_it_was_embedded(
+    folder: Path, create: Create, model: FakeEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(build._CHUNK, "disc", 1)  # pyright: ignore[reportPrivateUsage]
+    index = create(folder)
+    build_index(index, folder, model)
+    old, new = picture(21), picture(22)
+    picture(20).save(folder / "x.png")
+    old.save(folder / "y.png")
+    build_index(index, folder, During(lambda: new.save(folder / "y.png")))  # as x is embedded
+    assert first(index, model, new) == ("y.png", 1.0)
+    old.save(folder / "z.png")
+    assert build_index(index, folder, model).embedded == 1
+    assert first(index, model, old) == ("z.png", 1.0)
+
+
 def test_large_files_are_held_one_at_a_time_and_hashed_as_embedded(
     tmp_path: Path, create: Create, model: FakeEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -190,6 +190,36 @@ def test_what_cannot_be_read_is_not_taken_for_damaged(
     assert build_index(index, folder, model).unchanged == 20
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+@pytest.mark.parametrize("name", ["ume-index.json", "_versions", "lance", "data"])
+def test_an_index_that_cannot_be_looked_at_is_not_taken_for_none(
+    folder: Path,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    number: int,
+) -> None:
+    index = tmp_path / "index"
+    run("index", folder, "--to", index)
+    before = {p: p.read_bytes() for p in index.rglob("*") if p.is_file()}
+
+    def refusing(call: Any) -> Any:
+        def fail(path: Any, *rest: Any, **named: Any) -> Any:
+            if Path(os.fsdecode(path)).name == name:
+                raise OSError(number, os.strerror(number))
+            return call(path, *rest, **named)
+
+        return fail
+
+    with monkeypatch.context() as patch:
+        for call in ("stat", "scandir", "listdir"):
+            patch.setattr(os, call, refusing(getattr(os, call)))
+        status, _, err = run("index", folder, "--to", index)
+    assert status == 2 and os.strerror(number) in err and "Fix: " in err
+    assert {p: p.read_bytes() for p in index.rglob("*") if p.is_file()} == before
+
+
 def test_a_damaged_row_whose_file_is_not_there_is_named(
     folder: Path, run: Run, tmp_path: Path, model: FakeEmbedder
 ) -> None:
@@ -253,7 +283,13 @@ def test_other_files_are_never_written_over(folder: Path, run: Run, tmp_path: Pa
     assert [p.name for p in place.iterdir()] == ["letter.txt"]
 
 
-@pytest.mark.parametrize("stored", ['{"version": 2, "folder": "x"}', '{"format": 99}'])
+@pytest.mark.parametrize(
+    "stored",
+    [
+        '{"version": 2, "folder": "my photos", "model": "ume-r1-2b", "mode": "both"}',
+        '{"format": 99, "folder": "my photos", "model": "ume-r1-2b", "mode": "both"}',
+    ],
+)
 def test_an_index_of_another_format_is_refused_and_rebuilt_on_request(
     folder: Path, run: Run, tmp_path: Path, model: FakeEmbedder, stored: str
 ) -> None:
@@ -263,10 +299,25 @@ def test_an_index_of_another_format_is_refused_and_rebuilt_on_request(
     (index / "ume-index.json").write_text(stored)
     for command in (("search", index, "x"), ("index", folder, "--to", index)):
         status, _, err = run(*command)
-        assert status == 2 and "format" in err and "--rebuild" in err
+        assert status == 2 and "format" in err
+        assert f"index 'my photos' --to {index} --rebuild --model=ume-r1-2b --mode=both" in err
     assert run("index", folder, "--to", index, "--rebuild")[0] == 0
     check_whole(Index.open(index), model)
     assert not (index / "lance" / "items.lance").exists()
+
+
+def test_rebuild_keeps_the_model_and_its_options(
+    folder: Path, run: Run, tmp_path: Path, loads: list[dict[str, Any]]
+) -> None:
+    index = tmp_path / "index"
+    first = ("--model", "ume-r1-2b", "--mode", "both", "--engine", "mine", "--text-only", "plain")
+    run("index", folder, "--to", index, *first)
+    run("index", folder, "--to", index, "--rebuild")
+    assert loads[1]["model"] == "ume-r1-2b" and loads[1]["engine"] == "mine"
+    assert loads[1]["text_only"] == "plain"
+    assert Index.open(index).description.mode == "both"
+    run("index", folder, "--to", index, "--rebuild", "--model", "ume-nano")  # another: all anew
+    assert loads[2]["engine"] == "auto" and loads[2]["text_only"] == "blank"
 
 
 def test_rebuild_starts_anew_in_another_mode(folder: Path, run: Run, tmp_path: Path) -> None:

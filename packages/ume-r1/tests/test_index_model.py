@@ -168,3 +168,15 @@ def test_deleted_files_are_marked_among_the_results(folder: Path, run: Run, tmp_
     lines = out.splitlines()
     assert status == 1 and lines[0].endswith("note.txt  [gone]")
     assert sum("[gone]" in line for line in lines) == 1 and f"ume index {folder} --to" in err
+
+
+def test_a_moved_folder_whose_index_is_damaged_is_repaired_there(
+    folder: Path, run: Run, tmp_path: Path
+) -> None:
+    index, renamed = tmp_path / "index", tmp_path / "renamed"
+    run("index", folder, "--to", index)
+    folder.rename(renamed)
+    for path in (index / "lance").rglob("data/*"):
+        path.write_bytes(b"")
+    status, out, err = run("index", renamed, "--to", index)
+    assert status == 0 and "6 embedded" in out and "repaired a/p0.png" in err

@@ -18,11 +18,11 @@ import pytest
 
 from ume_core import LoadOptions
 from ume_core.errors import CheckpointError
-from ume_core.qwen import config, processor, tokenizer_files
-from ume_core.qwen.checkpoint import find_checkpoint
-from ume_core.qwen.prepare import Preparer
-from ume_core.qwen.rules import Rule, check_keys
-from ume_core.qwen.tokens import Tokenizer
+from ume_qwen import config, processor, tokenizer_files
+from ume_qwen.checkpoint import find_checkpoint
+from ume_qwen.prepare import Preparer
+from ume_qwen.rules import Rule, check_keys
+from ume_qwen.tokens import Tokenizer
 
 from .conftest import Make, copy
 

@@ -14,10 +14,10 @@ from PIL import Image as PILImage
 from ume_core import Image, LoadOptions
 from ume_core.errors import CheckpointError
 from ume_core.fetch import Access
-from ume_core.qwen.checkpoint import find_checkpoint
-from ume_core.qwen.patches import Patchifier
-from ume_core.qwen.prepare import Preparer
-from ume_core.qwen.template import compile_template, render_template
+from ume_qwen.checkpoint import find_checkpoint
+from ume_qwen.patches import Patchifier
+from ume_qwen.prepare import Preparer
+from ume_qwen.template import compile_template, render_template
 
 from .conftest import Make, copy, edit
 

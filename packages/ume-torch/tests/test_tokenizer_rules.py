@@ -14,9 +14,9 @@ from PIL import Image as PILImage
 
 from ume_core import Image, Item, LoadOptions, Text
 from ume_core.errors import CheckpointError
-from ume_core.qwen.checkpoint import find_checkpoint
-from ume_core.qwen.prepare import Preparer
-from ume_core.qwen.tokens import Tokenizer
+from ume_qwen.checkpoint import find_checkpoint
+from ume_qwen.prepare import Preparer
+from ume_qwen.tokens import Tokenizer
 
 from .conftest import Make, copy, edit
 

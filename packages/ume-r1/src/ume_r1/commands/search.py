@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from ume_core.embedder import Embedder
 from ume_core.errors import InvalidItem, InvalidOption, SignatureMismatch
 from ume_core.items import Image, Item, Part, Text, Video
 from ume_core.limits import Policy
-from ume_core.options import LoadOptions
 from ume_core.signature import Mode
 from ume_r1.commands.common import (
     mode_argument,
@@ -25,7 +26,7 @@ from ume_r1.index import BuildReport, Description, Hit, Index, build_index
 from ume_r1.index.description import check_asked, read_description
 from ume_r1.index.options import Asked
 from ume_r1.index.page import write_page
-from ume_r1.index.store import check_target, has_index
+from ume_r1.index.store import check_target, has_index, is_there
 from ume_r1.loading import DEFAULT_MODEL
 
 
@@ -121,22 +122,26 @@ def search(args: argparse.Namespace) -> int:
 
 def _open_or_create(args: argparse.Namespace, folder: Path) -> tuple[Index, Embedder | None]:
     """The index to update, and the model if it had to be loaded for that."""
-    asked = Asked(args.model, args.engine, options_from(args))
+    asked, mode = Asked(args.model, args.engine, options_from(args)), args.mode
     check_target(args.to)
     if has_index(args.to) and not args.rebuild:
         store = Index(args.to, read_description(args.to))
-        check_asked(args.to, store.description, asked, args.mode)
+        check_asked(args.to, store.description, asked, mode)
         before = store.description.folder
         store.move_to(folder)
         if before != store.description.folder:
             print(f"{args.to} indexed {before}; from now on {folder}", file=sys.stderr)
         return store, None
+    if has_index(args.to) and asked.model is None:  # to be rebuilt, with its own model if known
+        with suppress(InvalidOption):
+            stored = read_description(args.to)
+            asked, mode = asked.over(stored.asked), mode or stored.mode
     name = asked.lasting_name(DEFAULT_MODEL)
     # The index reads the files and hands over their bytes; what those name is not opened.
-    options = LoadOptions(**asked.options, policy=Policy.closed())
+    options = replace(asked.load_options(), policy=Policy.closed())
     model = Asked(name, asked.engine, vars(options)).load()
     description = Description.of(
-        model, folder, args.mode or "disc", name=name, engine=asked.engine, options=options
+        model, folder, mode or "disc", name=name, engine=asked.engine, options=options
     )
     return Index.create(args.to, description, rebuild=args.rebuild), model
 
@@ -180,7 +185,7 @@ def _tell_gone(hits: list[Hit], store: Index) -> int:
     gone = sum(hit.gone for hit in hits)
     if not gone:
         return 0
-    if store.folder.is_dir():
+    if is_there(store.folder):
         fix = store.update_command()
     else:
         fix = f"ume index NEWFOLDER --to {store.directory}, if {store.folder} was moved"

@@ -178,7 +178,7 @@ class _Run:
                 self._advance()
             else:
                 fresh[path] = _Fresh(kind, digest, stamp)
-        for path in self.seen.paths() - set(self._before) - set(self._listing.files):
+        for path in self.seen.digests().keys() - set(self._before) - set(self._listing.files):
             if self._listing.unsure(path):
                 self.report.skipped[path] = "its row was damaged, and it cannot be found to repair"
         return fresh
@@ -333,4 +333,4 @@ class _Run:
 
 def _reason(text: str) -> str:
     """An error without the index in the batch; the file's name stands before it."""
-    return re.sub(r"^(item \d+: )?the bytes\b", "it", re.sub(r"^item \d+: ", "", text))
+    return re.sub(r"^the bytes\b", "it", re.sub(r"^item \d+: ", "", text))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ def read_description(directory: Path) -> Description:
         DamagedIndex: the file is not as it was written.
     """
     path = directory / NAME
-    rebuild = f"ume index FOLDER --to {directory} --rebuild"
+    rebuild = f"ume index FOLDER --to {directory} --rebuild, with the --model and --mode it had"
     try:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -137,7 +138,7 @@ def read_description(directory: Path) -> Description:
     if version != FORMAT:
         raise InvalidOption(
             f"{directory} has index format {version}, and this version reads {FORMAT}",
-            fix=f"make it anew: {rebuild}",
+            fix=f"make it anew: {_remake(directory, stored)}",
         )
     if stored.pop("digest", None) != _digest(stored):
         raise DamagedIndex(directory, NAME, fix=rebuild)
@@ -145,6 +146,13 @@ def read_description(directory: Path) -> Description:
         return _from_json(stored)
     except (KeyError, TypeError, AttributeError, UmeError) as error:
         raise DamagedIndex(directory, NAME, fix=rebuild) from error
+
+
+def _remake(directory: Path, stored: dict[str, Any]) -> str:
+    """The command that makes an index anew, with what an older description says of it."""
+    folder = str(stored.get("folder", "FOLDER"))
+    kept = [f"--{name}={stored[name]}" for name in ("model", "mode") if name in stored]
+    return shlex.join(["ume", "index", folder, "--to", str(directory), "--rebuild", *kept])
 
 
 def check_asked(directory: Path, stored: Description, asked: Asked, mode: Mode | None) -> None:

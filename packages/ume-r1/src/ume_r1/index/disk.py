@@ -30,19 +30,24 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         InvalidOption: the disk refuses it.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    for place in (path, temporary):
-        if place.is_dir():  # nothing of ours, and it cannot be replaced
-            remove(place)
+    part = temporary(path)
     try:
-        with temporary.open("wb") as handle:
+        for place in (path, part):
+            if place.is_dir():  # nothing of ours, and it cannot be replaced
+                remove(place)
+        with part.open("wb") as handle:
             handle.write(data)
             handle.flush()
             os.fsync(handle.fileno())
-        os.replace(temporary, path)
+        os.replace(part, path)
     except OSError as error:
         raise disk_error(error, path) from error
     sync(path.parent)
+
+
+def temporary(path: Path) -> Path:
+    """Where a file is written before it takes its name."""
+    return path.with_name(f".{path.name}.tmp")
 
 
 def sync(path: Path) -> None:
@@ -75,6 +80,22 @@ def digest_of(path: Path, digest: Hash) -> str:
         while block := handle.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def entries(directory: Path) -> list[Path]:
+    """What a directory holds, sorted; nothing if it is not there.
+
+    `Path.glob` will not do: it passes over directories that cannot be read.
+
+    Raises:
+        InvalidOption: it cannot be read.
+    """
+    try:
+        return sorted(directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise disk_error(error, directory) from error
 
 
 def remove(path: Path) -> None:

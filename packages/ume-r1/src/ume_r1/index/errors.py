@@ -19,6 +19,7 @@ _FIXES = {
     errno.EPERM: "check its permissions",
     errno.EMFILE: "raise the limit of open files (ulimit -n), then run the same command again",
     errno.ENFILE: "close other programs, then run the same command again",
+    errno.EISDIR: "remove that folder, then run the same command again",
     errno.EIO: "check the disk, then run the same command again",
 }
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")

@@ -101,12 +101,13 @@ def _sort_in(entry: os.DirEntry[str], name: str, found: Listing, waiting: list[s
         if entry.is_dir(follow_symlinks=False):
             waiting.append(name)
             return
+        to_folder = entry.is_symlink() and entry.is_dir()
     except OSError as error:  # a file system that tells kinds only by stat, which failed
         found.unlisted[name] = f"it cannot be read: {error.strerror or error}"
         return
     if kind_of(PurePosixPath(name)) is not None:
         found.files.append(name)
-    elif entry.is_symlink() and Path(entry.path).is_dir():
+    elif to_folder:
         found.unlisted[name] = _LINK
     else:
         found.unread[PurePosixPath(name).suffix.lower() or "no suffix"] += 1

@@ -43,11 +43,17 @@ class Asked:
         Raises:
             UmeError: as `ume_core.load`.
         """
-        options = dict(self.options)
-        if isinstance(options.get("limits"), dict):
-            options["limits"] = Limits(**options["limits"])
         named = {} if self.model is None else {"model": self.model}
-        return load(**named, engine=self.engine, **options)
+        return load(**named, engine=self.engine, **self._options())
+
+    def load_options(self) -> LoadOptions:
+        """The options, the others at their defaults."""
+        return LoadOptions(**self._options())
+
+    def _options(self) -> dict[str, Any]:
+        limits = self.options.get("limits")
+        changed = {"limits": Limits(**limits)} if isinstance(limits, dict) else {}
+        return self.options | changed
 
     def over(self, stored: Asked) -> Asked:
         """This request, with what it leaves open taken from `stored`."""

@@ -8,8 +8,10 @@ committed before it died counts.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,32 +32,41 @@ def salvage(directory: Path, about: Description) -> None:
         InvalidOption: the operating system refused a file; nothing is given up then.
     """
     try:
-        child = subprocess.run(
+        child = subprocess.Popen(
             [sys.executable, "-m", __name__, str(directory)],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # where a panic is printed
-            timeout=_SECONDS,
-            check=False,
         )
-    except subprocess.TimeoutExpired:
-        pass
     except OSError as error:
-        raise InvalidOption(
-            f"cannot start a process to repair {directory}: {error.strerror}",
-            fix=f"ume index FOLDER --to {directory} --rebuild",
-        ) from error
-    else:
-        if child.returncode == _REFUSED:
-            said = json.loads(child.stdout)
-            raise InvalidOption(said["cause"], fix=said["fix"])
+        raise _failed(directory, error.strerror or str(error)) from error
+    with child:
+        try:
+            status = child.wait(_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            status = child.wait()
+        said = child.stdout.read() if child.stdout else b""
+    if status == _REFUSED:
+        refused = json.loads(said)
+        raise InvalidOption(refused["cause"], fix=refused["fix"])
+    if status > 0:  # not a signal: it could not even begin
+        raise _failed(directory, f"exit status {status}")
     try:
         Table(directory, about.generation + 1, about.schema)
     except DamagedIndex:  # it died before the first row
         Table(directory, about.generation + 1, about.schema, create=True)
 
 
+def _failed(directory: Path, reason: str) -> InvalidOption:
+    return InvalidOption(
+        f"the process that repairs {directory} failed ({reason})",
+        fix=f"ume index FOLDER --to {directory} --rebuild",
+    )
+
+
 def _main(directory: Path) -> int:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         about = read_description(directory)
         new = Table(directory, about.generation + 1, about.schema, create=True)
@@ -68,6 +79,12 @@ def _main(directory: Path) -> int:
         print(json.dumps({"cause": error.cause, "fix": error.fix}))
         return _REFUSED
     return 0
+
+
+def _end_with_parent() -> None:
+    """The parent holds the index's lock: when it is killed, somebody else may be writing."""
+    os.read(0, 1)  # not `sys.stdin`, whose lock Python wants when it ends
+    os._exit(1)
 
 
 def _readable(table: Table) -> Iterator[Checked]:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import random
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from ume_r1.index.description import SealedFile
@@ -29,11 +30,7 @@ def table_files(folder: Path) -> list[str]:
         InvalidOption: a directory cannot be read.
     """
     found: list[str] = []
-
-    def refuse(error: OSError) -> None:
-        raise disk_error(error, Path(error.filename)) from error
-
-    for place, folders, files in os.walk(folder, onerror=refuse):
+    for place, folders, files in _walk(folder):
         folders[:] = [f for f in folders if f not in _UNSEALED]
         found += [
             (Path(place) / f).relative_to(folder).as_posix() for f in files if f not in _UNSEALED
@@ -57,7 +54,7 @@ def seal(folder: Path, before: dict[str, SealedFile]) -> dict[str, SealedFile]:
         sync(path)
         known = before.get(name)
         sealed[name] = known or SealedFile(path.stat().st_size, _digest(path))
-    for place, _, _ in os.walk(folder):
+    for place, _, _ in _walk(folder):
         sync(Path(place))
     return sealed
 
@@ -92,6 +89,13 @@ def damaged_files(folder: Path, sealed: dict[str, SealedFile], *, wholly: bool) 
         except OSError as error:
             raise disk_error(error, path) from error
     return sorted(found)
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    def refuse(error: OSError) -> None:
+        raise disk_error(error, Path(error.filename or folder)) from error
+
+    return os.walk(folder, onerror=refuse)  # which otherwise passes over what it cannot read
 
 
 def _digest(path: Path) -> str:

@@ -68,9 +68,9 @@ class Seen:
         found = self._files.get(path)
         return found[0] if found else None
 
-    def paths(self) -> set[str]:
-        """Files in the cache."""
-        return set(self._files)
+    def digests(self) -> dict[str, str]:
+        """path -> digest of every file in the cache."""
+        return {path: digest for path, (digest, _) in self._files.items()}
 
     def unchanged(self, path: str, stamp: Stamp) -> str | None:
         """The digest of a file that is as it was when it was read, else None."""

@@ -24,16 +24,15 @@ from ume_core.signature import Signature
 from ume_r1.index import description as about_file
 from ume_r1.index import seen
 from ume_r1.index.description import Description, mismatch, read_description
-from ume_r1.index.disk import digest_of, remove
+from ume_r1.index.disk import digest_of, entries, remove, temporary
 from ume_r1.index.errors import DamagedIndex, disk_error
 from ume_r1.index.options import Asked
 from ume_r1.index.seal import damaged_files
 from ume_r1.index.table import FOLDER, Table, table_folder, table_numbers
 
 _LOCK = ".lock"
-_OURS = {FOLDER, _LOCK, about_file.NAME, seen.NAME} | {
-    f".{name}.tmp" for name in (about_file.NAME, seen.NAME)
-}
+TEMPORARY = tuple(temporary(Path(name)).name for name in (about_file.NAME, seen.NAME))
+_OURS = {FOLDER, _LOCK, about_file.NAME, seen.NAME, *TEMPORARY}
 _SAMPLE = 16  # files compared before an index is taken to belong to a folder of another name
 T = TypeVar("T")
 
@@ -60,7 +59,7 @@ class Hit:
     @property
     def gone(self) -> bool:
         """Whether the file is not there any more."""
-        return not self.path.is_file()
+        return not is_there(self.path)
 
 
 class Index:
@@ -121,7 +120,7 @@ class Index:
         """The indexed folder: where it was, or beside the index if both were moved together."""
         stored = Path(self.description.folder)
         beside = (self.directory.resolve() / self.description.beside).resolve()
-        return beside if not stored.is_dir() and beside.is_dir() else stored
+        return beside if not is_there(stored) and is_there(beside) else stored
 
     def require(self, signature: Signature) -> None:
         """Refuse vectors that do not compare with the stored ones.
@@ -194,11 +193,15 @@ class Index:
         if new == self.description.folder:
             return
         old = Path(self.description.folder)
-        rows = sorted(self.known().items())
+        try:
+            rows = sorted((path, digest) for path, (_, digest) in self.known().items())
+        except DamagedIndex:  # which is repaired when it knows its folder
+            rows = sorted(seen.Seen(self.directory).digests().items())
         sample = rows[:: max(1, len(rows) // _SAMPLE)][:_SAMPLE]
-        same = sum(_digest(folder / path) == digest for path, (_, digest) in sample)
+        same = sum(_digest(folder / path) == digest for path, digest in sample)
         # Where the old folder is still there, only an exact copy of it is no mistake.
-        if same < len(sample) if old.is_dir() else 2 * same <= len(sample) and sample:
+        enough = len(sample) if is_there(old) else len(sample) // 2 + 1
+        if sample and same < enough:
             raise InvalidOption(
                 f"{self.directory} indexes {old}, and {same} of {len(sample)} files compared are "
                 f"the same in {folder}",
@@ -252,8 +255,27 @@ def known_rows(table: Table) -> dict[str, tuple[str, str]]:
 
 
 def has_index(directory: Path) -> bool:
-    """Whether a directory is described as an index, readable or not."""
-    return (directory / about_file.NAME).exists()
+    """Whether a directory is described as an index, readable or not.
+
+    Raises:
+        InvalidOption: the operating system does not say.
+    """
+    try:
+        (directory / about_file.NAME).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:  # `exists` would say no to that, and a new index be made
+        raise disk_error(error, directory / about_file.NAME) from error
+    return True
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file or folder is there, readable or not."""
+    try:
+        path.stat()
+    except OSError as error:
+        return not isinstance(error, (FileNotFoundError, NotADirectoryError))
+    return True
 
 
 def check_target(directory: Path) -> None:
@@ -262,12 +284,9 @@ def check_target(directory: Path) -> None:
     Raises:
         InvalidOption: with the fix.
     """
-    try:
-        if directory.exists() and not directory.is_dir():
-            raise InvalidOption(f"{directory} is a file", fix="choose another --to")
-        names = {p.name for p in directory.iterdir()} if directory.is_dir() else set()
-    except OSError as error:
-        raise disk_error(error, directory) from error
+    if directory.is_file():
+        raise InvalidOption(f"{directory} is a file", fix="choose another --to")
+    names = {path.name for path in entries(directory)}
     if about_file.NAME not in names and names - _OURS:
         raise InvalidOption(
             f"{directory} holds other files ({min(names - _OURS)})", fix="choose another --to"

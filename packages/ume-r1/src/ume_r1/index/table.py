@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 
 from ume_core.results import Vectors
-from ume_r1.index.disk import remove
+from ume_r1.index.disk import entries, remove
 from ume_r1.index.errors import DamagedIndex, library_errors
 from ume_r1.index.rows import checked
 
@@ -37,13 +37,13 @@ def table_folder(directory: Path, generation: int) -> Path:
 
 def table_numbers(directory: Path) -> list[int]:
     """Generations of the tables in an index directory, leftovers included."""
-    found = (re.fullmatch(r"items-(\d+)\.lance", p.name) for p in (directory / FOLDER).glob("*"))
+    found = (re.fullmatch(r"items-(\d+)\.lance", p.name) for p in entries(directory / FOLDER))
     return [int(match[1]) for match in found if match]
 
 
 def has_table(folder: Path) -> bool:
     """Whether a table was created there: its first commit was made."""
-    return any((folder / "_versions").glob("*.manifest"))
+    return any(path.suffix == ".manifest" for path in entries(folder / "_versions"))
 
 
 class Table:
@@ -69,7 +69,7 @@ class Table:
         os.environ.setdefault("LANCEDB_LOG", "error")
         import lancedb
 
-        self.folder = table_folder(directory, generation)
+        self.generation, self.folder = generation, table_folder(directory, generation)
         self.schema = schema
         self._directory = directory
         with self._errors():
@@ -156,11 +156,9 @@ class Table:
     def untidy(self) -> bool:
         """Whether deleted rows, leftovers of killed commits or many small files are on disk."""
         fragments = self.fragments()
-        with self._errors():
-            stored = sum(1 for _ in (self.folder / "data").glob("*"))
-            deleted = any((self.folder / "_deletions").glob("*"))
+        stored, deleted = (entries(self.folder / name) for name in ("data", "_deletions"))
         least = math.ceil(len(self) / PAGE)
-        return deleted or stored != fragments or fragments > least + _SLACK
+        return bool(deleted) or len(stored) != fragments or fragments > least + _SLACK
 
 
 def copy_rows(pages: Iterable[Checked], to: Table) -> list[str]:

@@ -10,11 +10,11 @@ from pathlib import Path
 import pyarrow as pa
 
 from ume_r1.index.description import Description, read_description
-from ume_r1.index.disk import remove
+from ume_r1.index.disk import entries, remove
 from ume_r1.index.errors import DamagedIndex
 from ume_r1.index.rows import Row, renamed, to_arrow
 from ume_r1.index.seal import damaged_files, seal, table_files
-from ume_r1.index.store import Index, known_rows, lock
+from ume_r1.index.store import TEMPORARY, Index, known_rows, lock
 from ume_r1.index.table import FOLDER, Table, copy_rows, has_table, table_folder
 
 # Commits after which a growing table is rewritten, once it has doubled: manifests name all data
@@ -165,8 +165,7 @@ class Writer:
 
     def _check(self) -> None:
         """Read back what was written, past every cache of the library."""
-        generation = int(self._table.folder.stem.rpartition("-")[2])
-        self._table = Table(self._directory, generation, self._schema)
+        self._table = Table(self._directory, self._table.generation, self._schema)
         stored = known_rows(self._table)
         lost = [path for _, paths in self._table.pages(self._sound) for path in paths]
         if stored != self.known or lost:
@@ -188,7 +187,8 @@ class Writer:
     def _remove_leftovers(self) -> None:
         """What killed runs, older formats and rewritten tables left beside the table in use."""
         used = table_folder(self._directory, self._about.generation)
-        leftovers = [*(self._directory / FOLDER).glob("*"), *self._directory.glob(".*.tmp")]
-        for path in leftovers:
+        for path in entries(self._directory / FOLDER):
             if path != used:
                 remove(path)
+        for name in TEMPORARY:
+            remove(self._directory / name)
