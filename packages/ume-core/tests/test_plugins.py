@@ -5,12 +5,20 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from ume_core import EngineUnavailable, InvalidOption, PluginError, SignatureMismatch, load
+from ume_core import (
+    CheckpointError,
+    EngineUnavailable,
+    InvalidOption,
+    PluginError,
+    SignatureMismatch,
+    load,
+)
 from ume_core.hookspecs import BackendSpec, ModelSpec, hookimpl
 from ume_core.options import LoadOptions, describe_options, make_options
 from ume_core.plugins import Registry, build_registry
@@ -115,7 +123,7 @@ class Speed:
 
 
 def test_an_engine_is_taken_that_can_load_the_model_and_knows_the_options(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     disc = frozenset[Mode]({"disc"})
     found = Registry(
@@ -131,8 +139,10 @@ def test_an_engine_is_taken_that_can_load_the_model_and_knows_the_options(
     )  # fmt: skip
     monkeypatch.setattr("ume_core.loading.registry", lambda: found)
     assert isinstance(load("x", lanes=2), FakeEmbedder)
-    with pytest.raises(EngineUnavailable, match=r"picky loads x alone, not y on cpu; speedy"):
+    with pytest.raises(CheckpointError, match=r"picky loads x alone, not y on cpu; speedy"):
         load("y", device="cpu")
+    with pytest.raises(EngineUnavailable, match="picky loads x alone"):
+        load(tmp_path)
     with pytest.raises(InvalidOption, match=r"picky engine has no option 'lanes'"):
         load("x", engine="picky", lanes=2)
     with pytest.raises(InvalidOption, match=r"no option 'lane'.*use: fast, lanes"):

@@ -147,7 +147,7 @@ def test_a_fork_in_the_middle_of_a_call_of_another_thread_is_said() -> None:
 
 def test_cuda_does_not_survive_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forks, "_process", forks._Process(cuda=True))
-    forks._after_fork()
+    forks.after_fork()
     with pytest.raises(EngineUnavailable, match=r"used the GPU.*get_context\('spawn'\)"):
         forks.check_process("cuda:0")
     forks.check_process("cpu")
@@ -157,9 +157,9 @@ def test_calls_are_counted_also_when_they_fail(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(core_forks, "_process", core_forks._Process())
     with pytest.raises(KeyboardInterrupt), core_forks.call_in_progress():
         raise KeyboardInterrupt
-    core_forks._after_fork()
+    core_forks.after_fork()
     with core_forks.call_in_progress():
-        core_forks._after_fork()
+        core_forks.after_fork()
     with pytest.raises(EngineUnavailable), core_forks.call_in_progress():
         raise AssertionError
 
@@ -226,13 +226,13 @@ def test_the_lm_head_is_packed_once_for_all_threads(monkeypatch: pytest.MonkeyPa
 @needs_fork
 def test_a_forked_process_opens_the_gen_cache_anew(tmp_path: Path) -> None:
     cache = GenCache(tmp_path / "answers")
-    mine = cache._connection
-    assert cache._connection is mine
+    mine = cache.connection
+    assert cache.connection is mine
 
     def child(answers: Any) -> None:
-        answers.put(cache._connection is mine)
-        cache._connection.execute("SELECT count(*) FROM answers").fetchone()
-        answers.put(cache._process == os.getpid())
+        answers.put(cache.connection is mine)
+        cache.connection.execute("SELECT count(*) FROM answers").fetchone()
+        answers.put(cache.process == os.getpid())
 
     context = multiprocessing.get_context("fork")
     answers = context.SimpleQueue()

@@ -12,6 +12,7 @@ import ume_nano
 from ume_core import Image, LoadOptions
 from ume_core.signature import Mode
 from ume_torch import TorchEmbedder
+from ume_torch.options import TorchOptions
 
 MODEL = Path(ume_nano.__file__).parent / "model"
 
@@ -35,7 +36,8 @@ def test_the_gen_cache_keeps_no_warnings_of_another_file(tmp_path: Path) -> None
     """Equal pixels are one question, though one of the files is damaged."""
     bad = picture(tmp_path / "bad.webp", b"Exif\0\0garbage!")
     good = picture(tmp_path / "good.webp", b"")
-    engine = TorchEmbedder(MODEL, LoadOptions(device="cpu", gen_cache=tmp_path / "answers.db"))
+    cache = TorchOptions(gen_cache=tmp_path / "answers.db")
+    engine = TorchEmbedder(MODEL, LoadOptions(device="cpu"), cache)
     for _ in range(2):
         for item, count in ((bad, 1), (good, 0)):
             record = engine.embed([item], mode="gen", max_new_tokens=4).records[0]

@@ -28,13 +28,14 @@ class _Process:
 _process = _Process()
 
 
-def _after_fork() -> None:
+def after_fork() -> None:
+    """What a forked child inherits: calls that were in progress have no thread there."""
     _process.forked_midway |= bool(_process.calls)
     _process.calls.clear()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(after_in_child=after_fork)
 
 
 @contextmanager

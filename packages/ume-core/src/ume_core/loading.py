@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ume_core.embedder import Embedder
-from ume_core.errors import EngineUnavailable, InvalidOption
+from ume_core.errors import CheckpointError, EngineUnavailable, InvalidOption
 from ume_core.hookspecs import BackendSpec, ModelSpec, resolve
 from ume_core.options import LoadOptions, make_options, option_names
 from ume_core.plugins import registry
@@ -109,9 +109,14 @@ def _able(location: str | Path, device: str, own: dict[str, Any]) -> list[Backen
             reasons[spec.name] = reason
     if not able:
         why = "; ".join(f"{name} {reason}" for name, reason in reasons.items())
+        if reasons and not Path(location).exists():
+            raise CheckpointError(
+                f"no engine finds {str(location)!r} ({why})",
+                fix="pass a directory, a hub id, or a name (ume models)",
+            )
         raise EngineUnavailable(
             f"no installed engine loads {location} ({why or 'none is installed'})",
-            fix="install an engine for it; the README's section on installing lists them",
+            fix="install an engine that does: the section Install of the README lists them",
         )
     knowing = [s for s in able if set(own) <= option_names(s.options_class())]
     if not knowing:  # the best one says which options it has

@@ -104,7 +104,7 @@ class PolicyEmbedder:
                 "the policy routed has no single vector per item", fix="use index() and search()"
             )
         if kind != "fused":
-            return self._embed(items, kind)
+            return self.vectors_of(items, kind)
         result = self.embedder.embed(items, mode="both", max_new_tokens=self.policy.max_new_tokens)
         weight = self.policy.weight
         parts = [
@@ -120,7 +120,8 @@ class PolicyEmbedder:
         result = self.embedder.embed(items, mode="both", max_new_tokens=self.policy.max_new_tokens)
         return PolicyIndex(self, result.vectors("disc"), result.vectors("gen"))
 
-    def _embed(self, items: Sequence[ItemLike], mode: Literal["disc", "gen"]) -> Vectors:
+    def vectors_of(self, items: Sequence[ItemLike], mode: Literal["disc", "gen"]) -> Vectors:
+        """Vectors of one mode, float32 (items, dimensions)."""
         budget = self.policy.max_new_tokens if mode == "gen" else None
         return self.embedder.embed(items, mode=mode, max_new_tokens=budget).vectors(mode)
 
@@ -146,7 +147,7 @@ class PolicyIndex:
         Args:
             queries: typical queries. share: 0 to 1.
         """
-        scores = self._owner._embed(queries, "disc") @ self._first.T
+        scores = self._owner.vectors_of(queries, "disc") @ self._first.T
         policy = self._owner.policy
         known = router.margins(list(scores), standardised=policy.standardised)
         return router.threshold(known, share)
@@ -175,12 +176,12 @@ class PolicyIndex:
         if self._second is None:
             scores = owner.vectors(queries) @ self._first.T
             return _best(scores, np.full(len(queries), owner.policy.kind == "gen"), k)
-        scores = owner._embed(queries, "disc") @ self._first.T
+        scores = owner.vectors_of(queries, "disc") @ self._first.T
         known = router.margins(list(scores), standardised=owner.policy.standardised)
         thought = known <= owner.policy.threshold
         chosen = [query for query, think in zip(queries, thought, strict=True) if think]
         if chosen:
-            scores[thought] = owner._embed(chosen, "gen") @ self._second.T
+            scores[thought] = owner.vectors_of(chosen, "gen") @ self._second.T
         return _best(scores, thought, k)
 
 

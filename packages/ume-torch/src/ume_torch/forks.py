@@ -29,14 +29,15 @@ class _Process:
 _process = _Process()
 
 
-def _after_fork() -> None:
+def after_fork() -> None:
+    """What a forked child inherits: its parent's use of threads and of CUDA."""
     _process.parent_threads |= _process.threads
     _process.parent_cuda |= _process.cuda
     _process.threads = _process.cuda = False
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(after_in_child=after_fork)
 
 
 def check_process(device: str) -> None:

@@ -39,7 +39,7 @@ class GenCache:
         """
         self._lock, self._path = threading.Lock(), path
         try:
-            self._db, self._process = self._open(), os.getpid()
+            self._db, self.process = self._open(), os.getpid()
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute(_TABLE)
             self._db.commit()
@@ -52,11 +52,11 @@ class GenCache:
         return sqlite3.connect(self._path, timeout=30, check_same_thread=False)
 
     @property
-    def _connection(self) -> sqlite3.Connection:
+    def connection(self) -> sqlite3.Connection:
         """Of this process, with the lock held (https://sqlite.org/howtocorrupt.html, 2.6)."""
-        if self._process != os.getpid():
+        if self.process != os.getpid():
             self._inherited = self._db  # closing it would drop the parent's locks
-            self._db, self._process = self._open(), os.getpid()
+            self._db, self.process = self._open(), os.getpid()
         return self._db
 
     def key(
@@ -76,7 +76,7 @@ class GenCache:
         """Record, disc vector (dim,) and gen vectors (dim,) of an answer that is kept."""
         try:
             with self._lock:
-                row = self._connection.execute(
+                row = self.connection.execute(
                     "SELECT record, disc, gen FROM answers WHERE key = ?", (key,)
                 ).fetchone()
             if row is None:
@@ -96,7 +96,7 @@ class GenCache:
             disc.astype("<f4").tobytes(), np.stack(gen).astype("<f4").tobytes(),
         )  # fmt: skip
         try:
-            with self._lock, self._connection as db:
+            with self._lock, self.connection as db:
                 db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", values)
         except sqlite3.Error as error:
             warnings.warn(f"an answer was not cached: {error}", RuntimeWarning, stacklevel=2)

@@ -21,26 +21,24 @@ class FrameDecoder:
     """Frames behind torchcodec's interface, as far as mteb 2.26 uses it."""
 
     def __init__(self, paths: Sequence[str]) -> None:
-        self._paths = list(paths)
+        self.paths = list(paths)
         # Eight frames stand for a clip of unknown length; two a second is qwen-vl-utils' default.
-        seconds = len(self._paths) / 2
+        seconds = len(self.paths) / 2
         self.metadata = SimpleNamespace(
-            num_frames=len(self._paths),
+            num_frames=len(self.paths),
             end_stream_seconds=seconds,
             duration_seconds=seconds,
             average_fps=2.0,
         )
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self.paths)
 
     def get_frames_at(self, indices: Sequence[int]) -> Any:
         """Frames as an object with `data`: uint8 (frames, 3, height, width)."""
         import torch
 
-        frames = [
-            np.asarray(Image.open(self._paths[int(n)]).convert("RGB")).copy() for n in indices
-        ]
+        frames = [np.asarray(Image.open(self.paths[int(n)]).convert("RGB")).copy() for n in indices]
         return SimpleNamespace(data=torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2))
 
 
@@ -65,7 +63,7 @@ class FrameList:
     def encode_example(self, value: Any) -> Any:
         """Paths, or nothing where a row has no video."""
         if isinstance(value, FrameDecoder):
-            return value._paths
+            return value.paths
         return None if value is None else [str(path) for path in value]
 
     def decode_example(self, value: Any, token_per_repo_id: Any = None) -> Any:  # noqa: ARG002
