@@ -50,7 +50,7 @@ class TorchEmbedder(QwenEmbedder):
         except Exception as error:  # what foreign files can make parsers raise has no end
             raise CheckpointError(
                 f"{model} cannot be loaded ({type(error).__name__}: {error})",
-                fix="check its config.json, tokenizer.json and chat template",
+                fix="if plain transformers loads it here, report this as a bug",
             ) from error
 
     def _load(self, model: str | Path, options: LoadOptions) -> None:
