@@ -100,6 +100,7 @@ class Trainer:
     def __init__(self, run: Path, source: PairSource, config: SFTConfig) -> None:
         self.run, self.source, self.config = run, source, config
         self.checkpoint = find_checkpoint(run / "model")
+        self.checkpoint.weight_files()  # an adapter has none that a run could write again
         # The engine's own preparation under both text-only policies: training sees its prompts.
         self.preparers = {
             policy: Preparer(self.checkpoint, LoadOptions(text_only=policy))
