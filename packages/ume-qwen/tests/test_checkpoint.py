@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from ume_core.errors import CheckpointError
-from ume_qwen import digests
 from ume_qwen.checkpoint import Checkpoint, find_checkpoint
 from ume_qwen.digests import files_digest
 from ume_qwen.locate import locate
@@ -303,7 +302,7 @@ def test_digests_need_no_home(directory: Path, monkeypatch: pytest.MonkeyPatch) 
 
     first = digest(directory)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(digests.Path, "home", homeless)
+    monkeypatch.setattr(Path, "home", homeless)
     assert digest(directory) == first
 
 
