@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import ume_nano
 from ume_qwen.testing.checkpoints import make_checkpoint
 
 Make = Callable[..., Path]
@@ -25,7 +26,7 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Make:
         if (kind, tied) not in made:
             directory = tmp_path_factory.mktemp(kind)
             made[kind, tied] = make_checkpoint(
-                directory, kind, gen_bias=2, nano_tokenizer=True, tied=tied
+                directory, kind, gen_bias=2, vocabulary_of=ume_nano.path(), tied=tied
             )
         return made[kind, tied]
 

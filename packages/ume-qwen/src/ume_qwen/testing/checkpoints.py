@@ -19,7 +19,6 @@ from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 if TYPE_CHECKING:
     import torch
 
-NANO = Path(__file__).parents[1] / "packages" / "ume-nano" / "src" / "ume_nano" / "model"
 _PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -84,14 +83,14 @@ def make_checkpoint(
     size: str = "tiny",
     dtype: torch.dtype | None = None,
     words: Path | None = None,
-    nano_tokenizer: bool = False,
+    vocabulary_of: Path | None = None,
     tied: bool = False,
 ) -> Path:
     """Write a checkpoint of `qwen2_vl` or `qwen2_5_vl`, the latter in size `tiny` only.
 
     `words` is a tokenizer.json whose vocabulary and merges are taken, so that text has about as
-    many tokens as words; without it every byte is a token. `nano_tokenizer` takes ume-nano's
-    tokenizer as it is: 4 MB of weights instead of 80, but not the published ids.
+    many tokens as words; without it every byte is a token. `vocabulary_of` takes a checkpoint's
+    tokenizer as it is: of ume-nano, 4 MB of weights instead of 80, but not the published ids.
     """
     import torch
     import transformers
@@ -99,11 +98,11 @@ def make_checkpoint(
     dtype = dtype or torch.float32
     directory.mkdir(parents=True, exist_ok=True)
     config = _config(kind)
-    if nano_tokenizer:
+    if vocabulary_of is not None:
         for name in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copyfile(NANO / name, directory / name)
+            shutil.copyfile(vocabulary_of / name, directory / name)
         _write(directory / "chat_template.json", {"chat_template": CHAT_TEMPLATE})
-        published = json.loads((NANO / "config.json").read_text("utf-8"))
+        published = json.loads((vocabulary_of / "config.json").read_text("utf-8"))
         config |= {k: v for k, v in published.items() if k.endswith("_token_id")}
         config["vocab_size"] = published["vocab_size"]
     else:
