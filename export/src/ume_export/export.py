@@ -22,11 +22,8 @@ from ume_core.errors import CheckpointError, InvalidOption
 from ume_export.configs import OPSET, onnx_config, prefix_of
 from ume_export.operators import check_operators
 from ume_export.parity import BOUNDS, check_parity
-from ume_qwen.checkpoint import (
-    Checkpoint,
-    files_digest,
-    find_checkpoint,
-)
+from ume_qwen.checkpoint import Checkpoint, find_checkpoint
+from ume_qwen.digests import files_digest
 from ume_qwen.directories import new_directory
 from ume_qwen.exported.inputs import TEXT, VISION
 from ume_qwen.exported.manifest import Manifest
