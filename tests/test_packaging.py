@@ -65,7 +65,7 @@ def test_setting_the_version_changes_every_member_and_every_pin_and_nothing_else
     for before, after in zip(version.projects(), version.projects(tmp_path), strict=True):
         changed = before.read_text("utf-8").replace(f'version = "{old}"', 'version = "7.8.9rc1"')
         for name in NAMES:
-            changed = re.sub(rf'"({name}(\[\w+\])?)=={old}"', r'"\1==7.8.9rc1"', changed)
+            changed = re.sub(rf'"({name}(\[[\w,]+\])?)=={old}"', r'"\1==7.8.9rc1"', changed)
         assert after.read_text("utf-8") == changed
 
 

@@ -69,9 +69,9 @@ def start() -> None:
     )
 
 
-def fake(location: object, options: LoadOptions) -> FakeEmbedder:
+def fake(location: object, options: LoadOptions, engine_options: None) -> FakeEmbedder:
     """The factory of the engine `fake`."""
-    del location
+    del location, engine_options
     return FakeEmbedder(dimensions=16, options=options)
 
 

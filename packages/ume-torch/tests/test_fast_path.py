@@ -8,6 +8,7 @@ import types
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -112,6 +113,7 @@ def test_one_call_for_all_segments_means_the_same_as_the_loop(
     expected = TorchEmbedder(checkpoint(kind)).embed(many_items(), mode="both", max_new_tokens=4)
     kernel = Kernel()
     fake = types.ModuleType("flash_attn")
+    fake.__spec__ = ModuleSpec("flash_attn", None)  # transformers looks for it
     fake.flash_attn_varlen_func = kernel.flash_attn  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "flash_attn", fake)
     assert {"window_size", "enable_gqa"} <= set(inspect.signature(torchs.varlen_attn).parameters)

@@ -55,7 +55,7 @@ def start_workers() -> Workers:
         import torch.distributed as dist
     except ImportError as error:
         raise EngineUnavailable(
-            "several processes need torch", fix="pip install 'ume-eval[distributed]'"
+            "several processes need torch", fix="pip install 'torch>=2.9'"
         ) from error
     # gloo: the processes exchange nothing but "I am here", so that any device will do.
     dist.init_process_group("gloo", timeout=_PATIENCE)

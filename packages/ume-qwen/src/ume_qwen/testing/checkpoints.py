@@ -135,7 +135,7 @@ def make_checkpoint(
             tokens = json.loads((directory / "tokenizer.json").read_text("utf-8"))["added_tokens"]
             (gen,) = (t["id"] for t in tokens if t["content"] == "<gen_emb>")
             model.lm_head.weight[gen] *= gen_bias
-    _save(model, directory / "model.safetensors")
+    _save(model, directory / "model.safetensors", dtype)
     _write(directory / "config.json", config)
     # The 7B's: sampling unless told otherwise.
     _write(
@@ -162,7 +162,7 @@ def make_checkpoint(
     return directory
 
 
-def _save(model: Any, path: Path) -> None:
+def _save(model: Any, path: Path, dtype: torch.dtype) -> None:
     """Write weights under the published key names; a tied LM head is left out, as published."""
     from safetensors.torch import save_file
 
@@ -171,7 +171,7 @@ def _save(model: Any, path: Path) -> None:
         if name == "lm_head.weight" and model.config.tie_word_embeddings:
             continue
         key = name.replace("model.visual.", "visual.").replace("model.language_model.", "model.")
-        tensors[key] = value.detach().contiguous()
+        tensors[key] = value.detach().to(dtype).contiguous()
     save_file(tensors, path, metadata={"format": "pt"})
 
 

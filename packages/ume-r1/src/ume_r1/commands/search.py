@@ -139,7 +139,7 @@ def _open_or_create(args: argparse.Namespace, folder: Path) -> tuple[Index, Embe
     name = asked.lasting_name(DEFAULT_MODEL)
     # The index reads the files and hands over their bytes; what those name is not opened.
     options = replace(asked.load_options(), policy=Policy.closed())
-    model = Asked(name, asked.engine, vars(options)).load()
+    model = Asked(name, asked.engine, vars(options) | asked.engine_options()).load()
     description = Description.of(
         model, folder, mode or "disc", name=name, engine=asked.engine, options=options
     )

@@ -10,7 +10,7 @@ from ume_core.conventions import conventions_in_force
 from ume_core.embedder import Embedder
 from ume_core.limits import Limits
 from ume_core.loading import locate
-from ume_core.options import LoadOptions
+from ume_core.options import LoadOptions, option_names
 from ume_core.prompts import get_prompt
 from ume_core.signature import Signature
 from ume_r1.loading import load
@@ -20,6 +20,7 @@ from ume_r1.loading import load
 _NOT_KEPT = frozenset(("name", "policy", "device"))
 # Choices of a bundle of conventions; in the signature they stand as they were in force.
 _OF_CONVENTIONS = ("prompt", "text_only", "media_order", "frame_lists")
+_SHARED = frozenset(option_names(LoadOptions))
 _OF_THINKING = ("thinking", "thinking_tokens")
 
 
@@ -47,8 +48,14 @@ class Asked:
         return load(**named, engine=self.engine, **self._options())
 
     def load_options(self) -> LoadOptions:
-        """The options, the others at their defaults."""
-        return LoadOptions(**self._options())
+        """The options that every engine obeys, those not given at their defaults."""
+        return LoadOptions(
+            **{name: value for name, value in self._options().items() if name in _SHARED}
+        )
+
+    def engine_options(self) -> dict[str, Any]:
+        """The engine's own options among those that were given, by name."""
+        return {name: value for name, value in self.options.items() if name not in _SHARED}
 
     def _options(self) -> dict[str, Any]:
         limits = self.options.get("limits")
