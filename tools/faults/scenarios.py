@@ -137,7 +137,7 @@ def complaint(ended: Ended) -> str | None:
 
 def expected(folder: Path) -> dict[str, str]:
     """What an index of a folder must hold: path -> digest of the content and its vectors."""
-    model = fake(None, LoadOptions())
+    model = fake(None, LoadOptions(), None)
     found: dict[str, str] = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         result = model.embed([as_item(item_from_file(path, Limits()))], mode="both")
