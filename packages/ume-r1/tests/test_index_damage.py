@@ -272,7 +272,7 @@ def test_a_list_of_deleted_rows_that_was_cut_loses_no_other_rows(
     (folder / "t0.txt").unlink()
     (folder / "t1.txt").write_text("edited")
 
-    def die(self: Writer) -> list[str]:
+    def die(*_: object) -> list[str]:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
