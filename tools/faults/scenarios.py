@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,14 @@ class Scenario:
         new = _ENGINE if self.base is None or "--rebuild" in self.arguments + more else ()
         arguments = [str(self.folder), "--to", str(index), *new, "--mode", "both"]
         return lambda: main(["index", *arguments, *self.arguments, *more])
+
+    @cached_property
+    def unchanged(self) -> set[str]:
+        """Files that the index held before the run as they are."""
+        if self.base is None or "--rebuild" in self.arguments:
+            return set()
+        before, now = self.stored(self.base), expected(self.folder)
+        return {name for name in before if before[name] == now.get(name)}
 
     def stored(self, index: Path) -> dict[str, str]:
         """What an index holds, in the form of `expected`."""

@@ -17,10 +17,15 @@ from filelock import FileLock
 
 from ume_core import UmeError
 from ume_core.testing import FakeEmbedder
+<<<<<<< HEAD
 from ume_r1.index import DamagedIndex, Index, build_index, seal
+=======
+from ume_r1.index import DamagedIndex, Index, build, build_index, seal, store
+>>>>>>> index
 from ume_r1.index.errors import library_errors
 from ume_r1.index.rows import Row, checked, schema_of, to_arrow
 from ume_r1.index.store import lock
+from ume_r1.index.writer import Writer
 
 Create = Callable[..., Index]
 Run = Callable[..., tuple[int, str, str]]
@@ -231,6 +236,61 @@ def test_a_damaged_row_whose_file_is_not_there_is_named(
     (folder / "sub" / "t7.txt").unlink()
     status, out, err = run("index", folder, "--to", index, "--strict")
     assert status == 1 and "19 items" in out and "skipped sub/t7.txt: its row was damaged" in err
+
+
+def test_only_the_rows_of_a_damaged_data_file_are_embedded_again(
+    folder: Path, create: Create, model: FakeEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(build._CHUNK, "disc", 5)  # pyright: ignore[reportPrivateUsage]
+    index = create(folder)
+    build_index(index, folder, model)
+    path = data_file(index.directory)
+    path.write_bytes(path.read_bytes()[:100])
+    report = build_index(index, folder, model)
+    assert (report.embedded, report.unchanged) == (5, 15)
+    check_whole(index, model)
+
+
+@pytest.mark.parametrize("damage", [b"", bytes(600), None])
+def test_one_damaged_manifest_of_a_rewritten_table_costs_nothing(
+    folder: Path, create: Create, model: FakeEmbedder, damage: bytes | None
+) -> None:
+    (folder / "other.txt").write_text("other")
+    index = create(folder)
+    build_index(index, folder, model)
+    (folder / "other.txt").unlink()
+    build_index(index, folder, model)  # rewrites, since a row is deleted
+    newest = min((index.directory / "lance").rglob("_versions/*.manifest"))
+    newest.unlink()
+    if damage is not None:
+        newest.write_bytes(damage)
+    report = build_index(index, folder, model)
+    assert report.damaged and (report.embedded, report.unchanged) == (0, 20)
+    check_whole(index, model)
+
+
+def test_a_list_of_deleted_rows_that_was_cut_loses_no_other_rows(
+    folder: Path, create: Create, model: FakeEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = create(folder)
+    build_index(index, folder, model)
+    (folder / "t0.txt").unlink()
+    (folder / "t1.txt").write_text("edited")
+
+    def die(*_: object) -> list[str]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Writer, "finish", die)
+        build_index(index, folder, model)
+    for path in (index.directory / "lance").rglob("_deletions/*"):
+        path.write_bytes(path.read_bytes()[:40])  # Lance does not notice that a write fails
+    (folder / "t1.txt").write_text("text 1")
+    report = build_index(index, folder, model)
+    assert report.unchanged + report.embedded == 19 and report.embedded <= 1
+    (folder / "t0.txt").write_text("text 0")
+    build_index(index, folder, model)
+    check_whole(index, model)
 
 
 def test_rows_of_an_interrupted_run_are_checked_though_no_seal_covers_them(

@@ -13,14 +13,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from ume_core.errors import InvalidOption, UmeError
 from ume_r1.index.description import Description, read_description
+from ume_r1.index.disk import entries, remove
 from ume_r1.index.errors import DamagedIndex
-from ume_r1.index.table import PAGE, Checked, Table, copy_rows
+from ume_r1.index.seal import manifest_version, sealed_version
+from ume_r1.index.table import PAGE, Checked, Table, copy_rows, table_folder
 
-_SMALLEST = 32  # rows given up together
 _SECONDS = 3600
 _REFUSED = 3
 
@@ -70,11 +72,8 @@ def _main(directory: Path) -> int:
     try:
         about = read_description(directory)
         new = Table(directory, about.generation + 1, about.schema, create=True)
-        try:
-            old = Table(directory, about.generation, about.schema)
-            copy_rows(_readable(old), new)
-        except DamagedIndex:  # not one row can be read
-            return 0
+        with suppress(DamagedIndex):  # what was saved until then counts
+            copy_rows(_pages(directory, about), new)
     except UmeError as error:
         print(json.dumps({"cause": error.cause, "fix": error.fix}))
         return _REFUSED
@@ -87,19 +86,61 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _readable(table: Table) -> Iterator[Checked]:
-    for offset in range(0, len(table), PAGE):
-        yield from _halves(table, offset, PAGE)
+def _pages(directory: Path, about: Description) -> Iterator[Checked]:
+    """Every row that can be read; where some cannot, also as the last whole run left them.
+
+    A failed commit may have damaged rows that it did not mean, by a list of deleted rows that was
+    not written whole. Older rows do no harm: one of a path that was saved already is passed over,
+    and one that is out of date is found to be so.
+    """
+    table = _newest(directory, about)
+    if table is None:
+        return
+    complete = True
+    for page in _readable(table):
+        complete = complete and page is not None
+        if page is not None:
+            yield page
+    version = sealed_version(about.sealed)
+    if not complete and version is not None:
+        table.checkout(version)
+        yield from (page for page in _readable(table) if page is not None)
 
 
-def _halves(table: Table, offset: int, count: int) -> Iterator[Checked]:
+def _newest(directory: Path, about: Description) -> Table | None:
+    """The newest state of the table that can be opened; damaged manifests are removed."""
+    folder = table_folder(directory, about.generation) / "_versions"
+    while True:
+        try:
+            return Table(directory, about.generation, about.schema)
+        except DamagedIndex:
+            manifests = [p for p in entries(folder) if p.stem.isdigit() and p.suffix == ".manifest"]
+            if not manifests:
+                return None
+            remove(max(manifests, key=lambda path: manifest_version(path.stem)))
+
+
+def _readable(table: Table) -> Iterator[Checked | None]:
+    """All rows; None for each that cannot be read."""
+    try:
+        rows = len(table)
+    except DamagedIndex:
+        yield None
+        return
+    for offset in range(0, rows, PAGE):
+        yield from _halves(table, offset, min(PAGE, rows - offset))
+
+
+def _halves(table: Table, offset: int, count: int) -> Iterator[Checked | None]:
     """The rows of a range; one that cannot be read is halved until its parts can."""
     try:
         page = table.page(offset, count)
     except DamagedIndex:
-        if count > _SMALLEST:
-            yield from _halves(table, offset, count // 2)
-            yield from _halves(table, offset + count // 2, count // 2)
+        if count == 1:
+            yield None
+            return
+        yield from _halves(table, offset, count // 2)
+        yield from _halves(table, offset + count // 2, count - count // 2)
     else:
         yield page
 

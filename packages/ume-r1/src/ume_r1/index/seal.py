@@ -91,6 +91,21 @@ def damaged_files(folder: Path, sealed: dict[str, SealedFile], *, wholly: bool) 
     return sorted(found)
 
 
+def manifest_version(stem: str) -> int:
+    """The version of a table that a manifest describes, told by its name.
+
+    Lance names them backwards, so that the newest is listed first (its "V2" scheme).
+    """
+    number = int(stem)
+    return 2**64 - 1 - number if number >= 2**63 else number
+
+
+def sealed_version(sealed: dict[str, SealedFile]) -> int | None:
+    """The newest version of the table when it was sealed."""
+    names = [Path(name) for name in sealed if name.startswith("_versions/")]
+    return max((manifest_version(p.stem) for p in names if p.stem.isdigit()), default=None)
+
+
 def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     def refuse(error: OSError) -> None:
         raise disk_error(error, Path(error.filename or folder)) from error

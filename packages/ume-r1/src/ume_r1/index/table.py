@@ -148,6 +148,11 @@ class Table:
             with self._errors():
                 self._table.delete(_in(paths[start : start + 1000]))
 
+    def checkout(self, version: int) -> None:
+        """Read the table as it was after this commit; for reading only."""
+        with self._errors():
+            self._table.checkout(version)
+
     def fragments(self) -> int:
         """Data files in use."""
         with self._errors():

@@ -152,6 +152,7 @@ class Writer:
         generation = self._about.generation + 1
         new = Table(self._directory, generation, self._schema, create=True)
         lost = copy_rows(self._table.pages(), new)
+        new.add(self._schema.empty_table())  # a second manifest: one may get damaged
         for path in {*lost} & {*self.known}:
             del self.known[path]
         self._lost += lost
