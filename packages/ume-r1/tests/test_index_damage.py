@@ -17,11 +17,7 @@ from filelock import FileLock
 
 from ume_core import UmeError
 from ume_core.testing import FakeEmbedder
-<<<<<<< HEAD
-from ume_r1.index import DamagedIndex, Index, build_index, seal
-=======
-from ume_r1.index import DamagedIndex, Index, build, build_index, seal, store
->>>>>>> index
+from ume_r1.index import DamagedIndex, Index, build, build_index, seal
 from ume_r1.index.errors import library_errors
 from ume_r1.index.rows import Row, checked, schema_of, to_arrow
 from ume_r1.index.store import lock
