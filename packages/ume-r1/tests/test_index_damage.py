@@ -373,7 +373,7 @@ def test_rebuild_keeps_the_model_and_its_options(
     assert loads[1]["text_only"] == "plain"
     assert Index.open(index).description.mode == "both"
     run("index", folder, "--to", index, "--rebuild", "--model", "ume-nano")  # another: all anew
-    assert loads[2]["engine"] == "auto" and loads[2]["text_only"] == "blank"
+    assert loads[2]["engine"] == "auto" and loads[2]["text_only"] is None
 
 
 def test_rebuild_starts_anew_in_another_mode(folder: Path, run: Run, tmp_path: Path) -> None:

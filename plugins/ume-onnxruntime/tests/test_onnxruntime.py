@@ -364,7 +364,7 @@ def test_an_export_leaves_nothing_half_made(tmp_path: Path) -> None:
     python = str(find_python())
     target = tmp_path / "killed"
     process = subprocess.Popen(
-        [python, "-m", "ume_export", str(ume_nano.path()), str(target)],
+        [python, "-m", "ume_export", "onnx", str(ume_nano.path()), str(target)],
         stderr=subprocess.PIPE, text=True,
         # Tests that run in the background may ignore Ctrl-C, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
