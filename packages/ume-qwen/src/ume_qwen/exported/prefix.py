@@ -6,7 +6,7 @@ with media of their own, and those without the blank image, begin with a part of
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, cast
 
 from ume_core.errors import CheckpointError
@@ -47,7 +47,7 @@ class Prefix:
 
     def as_json(self) -> dict[str, Any]:
         """For a manifest."""
-        return asdict(self)
+        return {"ids": list(self.ids), "media": self.media}
 
     @classmethod
     def from_json(cls, given: Any) -> Prefix:
