@@ -143,6 +143,10 @@ def test_weights_of_another_kind_are_named(directory: Path, name: str, named: st
     (directory / "model.safetensors").rename(directory / name)
     with pytest.raises(CheckpointError, match=named):
         find_checkpoint(directory)
+    if name.endswith((".bin", ".gguf")):  # such repositories often have nothing else
+        (directory / "config.json").unlink()
+        with pytest.raises(CheckpointError, match=named):
+            find_checkpoint(directory)
 
 
 @pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "awq", "fp8", "compressed-tensors"])

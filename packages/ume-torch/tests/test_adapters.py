@@ -218,6 +218,7 @@ def test_without_peft_an_adapter_is_refused_with_its_base_named(
      ("no modules", "cannot be merged"), ("prompt", "not merge|cannot be merged"),
      ("unknown kind", "peft_type 'NEW'"), ("unknown setting", "brand_new"),
      ("megatron", "megatron_config"), ("no kind", "no peft_type"), ("pickled", "never loaded"),
+     ("pickled base", "pytorch_model.bin is a pickle"),
      ("no config", "no adapter_config.json"), ("chain", "an adapter too"), ("lfs", "git-lfs")],
 )  # fmt: skip
 def test_what_cannot_be_merged_is_refused(
@@ -250,6 +251,10 @@ def test_what_cannot_be_merged_is_refused(
         edit(adapter / CONFIG, "peft_type")
     elif what == "pickled":
         (adapter / WEIGHTS).rename(adapter / "adapter_model.bin")
+    elif what == "pickled base":
+        adapter = shutil.copytree(adapter, tmp_path / "both")
+        shutil.copy(mini() / "config.json", adapter)
+        (adapter / "pytorch_model.bin").write_bytes(b"")
     elif what == "no config":
         copy(mini(), tmp_path / "both")
         shutil.copy(adapter / WEIGHTS, tmp_path / "both")

@@ -44,6 +44,7 @@ from ume_qwen.weights import (
     LM_HEAD,
     WEIGHTS,
     Tensor,
+    foreign_weights,
     has_weights,
     read_tensors,
     same_content,
@@ -199,16 +200,9 @@ def find_checkpoint(
     """
     directory = locate(model)
     adapter = Adapter.find(directory) if weights else None
-    base = directory
-    if adapter is not None and not has_weights(directory):
-        base = adapter.base()
-        if Adapter.find(base) is not None:
-            raise CheckpointError(
-                f"{directory} is an adapter of {base}, which is an adapter too",
-                fix="merge that one into its base first",
-            )
+    base = directory if adapter is None else _base(adapter)
     if not (base / "config.json").is_file():
-        raise CheckpointError(
+        raise foreign_weights(base) or CheckpointError(
             f"{base} is no checkpoint: it has no config.json",
             fix="pass the directory that holds config.json and model.safetensors",
         )
@@ -224,6 +218,21 @@ def find_checkpoint(
     patches = read_patch_config(_processor_place(directory, base))
     conventions = read_conventions(_conventions_place(directory, base))
     return Checkpoint(label, directory, base, adapter, config, template, patches, conventions)
+
+
+def _base(adapter: Adapter) -> Path:
+    """Where the weights are that an adapter changes."""
+    directory = adapter.directory
+    # transformers would take pickled weights beside it for the base, so they are not passed over.
+    if has_weights(directory) or any(directory.glob("pytorch_model*.bin")):
+        return directory
+    base = adapter.base()
+    if Adapter.find(base) is not None:
+        raise CheckpointError(
+            f"{directory} is an adapter of {base}, which is an adapter too",
+            fix="merge that one into its base first",
+        )
+    return base
 
 
 def _tokenizer_place(directory: Path, base: Path) -> Path:

@@ -96,27 +96,31 @@ def has_weights(directory: Path) -> bool:
     return (directory / WEIGHTS).is_file() or (directory / INDEX).is_file()
 
 
-def _no_weights(directory: Path) -> CheckpointError:
-    """What stands there instead, if anything does."""
-    pickles = [p.name for pattern in _PICKLES for p in directory.glob(pattern)]
-    others = [p.name for p in directory.glob("*.safetensors")]
-    if quantised := [p.name for p in directory.glob("*.gguf")]:
+def foreign_weights(directory: Path) -> CheckpointError | None:
+    """What to say of weights in a directory that are in no safetensors file, if it has some."""
+    if quantised := sorted(directory.glob("*.gguf")):
         return CheckpointError(
-            f"{directory} holds GGUF weights ({quantised[0]}), which are quantised for llama.cpp",
+            f"{directory} holds GGUF weights ({quantised[0].name}), which are quantised for "
+            "llama.cpp",
             fix="use the checkpoint they were made from, in safetensors",
         )
-    if pickles:
+    if pickles := [path for pattern in _PICKLES for path in sorted(directory.glob(pattern))]:
         return CheckpointError(
-            f"{directory} has no .safetensors weights; its {pickles[0]} is a pickle, which can run "
-            "code and is never loaded",
+            f"{directory} has no .safetensors weights; its {pickles[0].name} is a pickle, which "
+            "can run code and is never loaded",
             fix="convert it where you trust it: load it with transformers, save_pretrained()",
         )
-    if others:
+    return None
+
+
+def _no_weights(directory: Path) -> CheckpointError:
+    others = sorted(directory.glob("*.safetensors"))
+    if others and others[0].name != "adapter_model.safetensors":
         return CheckpointError(
-            f"{directory} has {others[0]}, but no {WEIGHTS}",
+            f"{directory} has {others[0].name}, but no {WEIGHTS}",
             fix=f"rename it to {WEIGHTS} if it holds the whole model",
         )
-    return CheckpointError(
+    return foreign_weights(directory) or CheckpointError(
         f"{directory} has no .safetensors weights",
         fix="save it with save_pretrained(); pickled .bin files are never loaded",
     )
