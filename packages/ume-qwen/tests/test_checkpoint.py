@@ -184,6 +184,7 @@ def test_a_quantised_checkpoint_is_refused_by_its_method(
         ({"vision_config": {"in_channels": 1}}, "in_channels is 1"),
         ({"vision_config": {"rope_parameters": {"rope_theta": 5.0}}}, "rope_parameters"),
         ({"model_type": "qwen3_vl"}, "qwen3_vl"),
+        ({"tokenizer_class": "LlamaTokenizer"}, "tokenizer_class is 'LlamaTokenizer'"),
     ],
     ids=str,
 )  # fmt: skip

@@ -26,7 +26,8 @@ class Adapter:
     """An adapter beside, or instead of, a model's own weights.
 
     Attributes:
-        directory: where its two files are. config: adapter_config.json.
+        directory: where its two files are.
+        config: adapter_config.json.
     """
 
     directory: Path

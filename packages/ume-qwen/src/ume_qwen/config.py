@@ -18,6 +18,7 @@ from ume_core.errors import CheckpointError
 from ume_qwen.files import optional_json, read_json
 from ume_qwen.rules import OBEYED, Rule, check_keys, each, ignored, only
 from ume_qwen.sizes import MERGE, PATCH, TEMPORAL_PATCH
+from ume_qwen.tokenizer_files import CLASSES
 
 ARCHITECTURES = {
     "qwen2_vl": "Qwen2VLForConditionalGeneration",
@@ -108,7 +109,8 @@ TEXT_RULES: dict[str, Rule] = (
 CONFIG_RULES: dict[str, Rule] = (
     TEXT_RULES
     | each("text_config vision_config " + " ".join(_TOKENS), OBEYED)
-    | {"tokenizer_class": OBEYED, **each("quantization_config compression_config", OBEYED)}
+    | {"tokenizer_class": only(*CLASSES, None, why="the architecture's tokenizer")}
+    | each("quantization_config compression_config", OBEYED)
 )
 GENERATION_RULES: dict[str, Rule] = _NOTES | _GENERATION | each(" ".join(_GREEDY), OBEYED)
 _FIXED = (

@@ -20,8 +20,8 @@ def locate(model: str | Path, *, revision: str | None = None) -> Path:
     """The directory of a checkpoint.
 
     Args:
-        model: a directory, or a hub id. revision: of the hub id; None takes the pinned one, or the
-            latest where none is.
+        model: a directory, or a hub id.
+        revision: of the hub id; None takes the pinned one, or the latest where none is.
 
     Raises:
         CheckpointError: no such directory, and no hub id that can be had.

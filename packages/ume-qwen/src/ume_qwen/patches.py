@@ -83,10 +83,12 @@ class PatchConfig:
     """How pixels become patches: a checkpoint's processor settings (`ume_qwen.processor`).
 
     Attributes:
-        min_pixels, max_pixels: of a resized image.
-        video_pixels: the same of a resized frame; None for an image's.
-        mean, std: per channel, of rescaled values; 0 and 1 where a checkpoint does not normalise.
+        min_pixels: least height x width of a resized image.
+        max_pixels: most height x width of a resized image.
+        mean: per channel, of rescaled values; 0 where a checkpoint does not normalise.
+        std: per channel, of rescaled values; 1 where a checkpoint does not normalise.
         rescale_factor: what bytes are multiplied with first; 1 where it does not rescale.
+        video_pixels: least and most height x width of a resized frame; None for an image's.
     """
 
     min_pixels: int = DEFAULT_MIN_PIXELS

@@ -39,9 +39,13 @@ class Tensor:
     """One tensor of a file.
 
     Attributes:
-        name: as transformers' model calls it (see `canonical_name`). key: as the file does.
-        file: where it stands, from byte `start` to `stop`.
-        dtype: safetensors' name of it. shape: its sizes.
+        name: as transformers' model calls it (see `canonical_name`).
+        key: as the file calls it.
+        file: where it stands.
+        dtype: safetensors' name of its type.
+        shape: its sizes.
+        start: its first byte in the file.
+        stop: the byte behind its last.
     """
 
     name: str

@@ -38,7 +38,9 @@ def load_model(checkpoint: Checkpoint, device: str, dtype: str, attention: str) 
     """The transformers model in eval mode, weights from safetensors only, an adapter merged.
 
     Args:
-        device: a torch device string. dtype: a key of `DTYPES`.
+        checkpoint: the files.
+        device: a torch device string.
+        dtype: a key of `DTYPES`.
         attention: `sdpa`, `eager` or `flash_attention_2`.
 
     Raises:
@@ -123,7 +125,9 @@ def check_tensors(
     """Compare the weights with what the model has.
 
     Args:
-        wanted: shapes by name.
+        checkpoint: the files, for messages.
+        wanted: the shape of every weight the model has, by name.
+        found: the files' tensors by name.
 
     Raises:
         CheckpointError: a weight is missing or has another shape, or the files have one that would
