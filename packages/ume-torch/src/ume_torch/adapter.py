@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from ume_core.errors import CheckpointError
 from ume_qwen.adapter import ADAPTER, CONFIG, Adapter, adapter_name, adapter_settings
+from ume_torch.memory import is_out_of_memory
 
 
 def merge_adapter(model: Any, adapter: Adapter) -> Any:
@@ -41,6 +42,8 @@ def merge_adapter(model: Any, adapter: Adapter) -> Any:
         except CheckpointError:
             raise
         except Exception as error:  # peft's own checks, which differ between its kinds and versions
+            if is_out_of_memory(error):
+                raise
             raise CheckpointError(
                 f"{adapter.directory} cannot be merged into its base: {error}",
                 fix=f"check that {CONFIG} names the base it was trained on, or merge it with the "
