@@ -222,6 +222,14 @@ def test_jpeg_drafts_are_upright_and_of_the_upright_size(orientation: int) -> No
     )
     assert turned.grid == upright.grid
     assert np.abs(turned.patches - upright.patches).mean() < 0.05
+    asked: list[tuple[int, int]] = []
+
+    def quarter(size: tuple[int, int]) -> tuple[int, int]:
+        asked.append(size)
+        return size[0] // 4, size[1] // 4
+
+    assert open_image(Image(data), Access(), draft=quarter).size == (450, 300)
+    assert asked == [(1800, 1200)]
 
 
 # Clips

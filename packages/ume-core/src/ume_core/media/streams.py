@@ -112,7 +112,7 @@ class Reading:
 
     def _decode(self, packet: Any, failure: type[Exception]) -> list[Any]:
         """A packet's frames; none if it is another stream's or cannot be decoded."""
-        # An empty packet with a time is an AVI's dropped frame; without, it flushes the decoder.
+        # An empty packet is a frame that a recorder left out; without a time it ends the stream.
         if packet.stream_index != self.stream.index or (not packet.size and packet.dts is not None):
             return []
         self.damage.corrupt += packet.is_corrupt
