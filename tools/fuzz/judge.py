@@ -1,8 +1,8 @@
 """One input at a time through `embed(..., on_error="record")`, and what may not happen.
 
 An input may give a vector or one of our errors. Findings are: an exception of anybody else, an
-error that wraps one, a vector that is none, more than `MOST_SECONDS`, a resident set above
-`MOST_BYTES`.
+error that wraps one, a vector that is none, more than `MOST_SECONDS`, a resident set that grows by
+more than `MOST_BYTES`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Verdict:
         family, number: with the seed, which input it was. kind: its format.
         outcome: `ok`, or the class of our error.
         finding: what may not happen; empty if nothing of it did.
-        seconds: it took. megabytes: the largest resident set meanwhile.
+        seconds: it took. megabytes: by which the resident set grew meanwhile.
     """
 
     family: str
@@ -87,14 +87,14 @@ def judge(model: Embedder, inputs: Inputs, family: str, number: int) -> Verdict:
     """Embed one input."""
     kind, item = inputs.make(family, number)
     _reset_peak()
-    began = time.monotonic()
+    began, before = time.monotonic(), _peak()
     outcome, finding = _embed(model, item)
-    seconds, peak = time.monotonic() - began, _peak()
+    seconds, growth = time.monotonic() - began, _peak() - before
     if not finding and seconds > MOST_SECONDS:
         finding = f"took {seconds:.1f} s"
-    if not finding and peak > MOST_BYTES:
-        finding = f"took {peak >> 20} MiB"
-    return Verdict(family, number, kind, outcome, finding, round(seconds, 3), peak >> 20)
+    if not finding and growth > MOST_BYTES:
+        finding = f"took {growth >> 20} MiB"
+    return Verdict(family, number, kind, outcome, finding, round(seconds, 3), growth >> 20)
 
 
 def _embed(model: Embedder, item: Any) -> tuple[str, str]:

@@ -9,7 +9,8 @@ from PIL import Image as PILImage
 from ume_core.errors import InvalidItem, LimitExceeded
 from ume_core.fetch import Access
 from ume_core.items import Image, Video
-from ume_qwen.patches import PatchConfig, Patchifier, resize_frames
+from ume_qwen.patches import PatchConfig, Patchifier
+from ume_qwen.resize import resize_frames
 
 
 def noise(width: int, height: int, seed: int = 0) -> PILImage.Image:
@@ -45,7 +46,8 @@ def test_frames_of_different_sizes_and_crossed_limits_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "sizes", [((90, 120), (56, 84)), ((37, 50), (84, 112)), ((84, 84), (56, 112))]
+    "sizes",
+    [((90, 120), (56, 84)), ((37, 50), (84, 112)), ((84, 84), (56, 112)), ((700, 9), (28, 84))],
 )
 def test_frames_are_resized_as_torchvision_resizes_them(
     sizes: tuple[tuple[int, int], tuple[int, int]],
@@ -61,4 +63,4 @@ def test_frames_are_resized_as_torchvision_resizes_them(
     difference = resize_frames(frames, target).astype(int) - wanted.permute(0, 2, 3, 1).numpy()
     # A value that lies within float32's last bits of x.5 may be rounded either way.
     assert np.abs(difference).max() <= 1
-    assert (difference != 0).mean() < 1e-3
+    assert (difference != 0).mean() < 1e-4

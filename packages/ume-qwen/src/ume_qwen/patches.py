@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
@@ -25,6 +24,7 @@ from ume_core.fetch import Access, read_source
 from ume_core.items import Image, Video
 from ume_core.media import Picture, load_video, open_picture
 from ume_qwen.cache import ByteCache
+from ume_qwen.resize import resize_frames
 from ume_qwen.sizes import (
     FACTOR,
     MERGE,
@@ -46,8 +46,6 @@ _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 # Patches remembered for media that come again soon; those of one image are mostly below 20 MB.
 _RECENT_BYTES = 128 * 1024 * 1024
-# Numbers in one axis' resize weights: 8K to 4K is 30 million.
-_MOST_WEIGHTS, _REMEMBERED_WEIGHTS = 60_000_000, 2_000_000
 DEFAULT_MIN_PIXELS = 56 * 56
 DEFAULT_MAX_PIXELS = 28 * 28 * 1280
 
@@ -367,54 +365,3 @@ def _resized(picture: PILImage.Image, *sizes: tuple[int, int]) -> PILImage.Image
         if picture.size != (width, height):
             picture = picture.resize((width, height), PILImage.Resampling.BICUBIC)
     return picture
-
-
-def resize_frames(frames: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """(T, H, W, 3) -> (T, h, w, 3) as torchvision resizes uint8 tensors, which upstream does.
-
-    Bicubic with antialiasing in float32 (ATen `_upsample_bicubic2d_aa`), clamped and rounded half
-    to even. Pillow keeps fewer bits: with its resize embeddings differ by up to 2e-4.
-    """
-    if frames.shape[1:3] == size:
-        return frames
-    rows, columns = _bicubic(frames.shape[1], size[0]), _bicubic(frames.shape[2], size[1])
-    out = np.empty((len(frames), *size, frames.shape[3]), dtype=np.uint8)
-    for number, frame in enumerate(frames):
-        wide = np.einsum("wx,yxc->ywc", columns, frame.astype(np.float32), optimize=True)
-        full = np.einsum("hy,ywc->hwc", rows, wide, optimize=True)
-        out[number] = np.rint(full.clip(0, 255))
-    return out
-
-
-def _bicubic(source: int, target: int) -> npt.NDArray[np.float32]:
-    """Weights (target, source) of an antialiased bicubic resize; small ones are remembered."""
-    if source * target > _MOST_WEIGHTS:
-        raise LimitExceeded(
-            f"frames of {source:,} pixels cannot be resized to {target:,} here",
-            fix="shrink the frames first",
-        )
-    if source * target > _REMEMBERED_WEIGHTS:
-        return _bicubic_weights(source, target)
-    return _remembered_weights(source, target)
-
-
-@lru_cache(maxsize=16)
-def _remembered_weights(source: int, target: int) -> npt.NDArray[np.float32]:
-    return _bicubic_weights(source, target)
-
-
-def _bicubic_weights(source: int, target: int) -> npt.NDArray[np.float32]:
-    """Keys' kernel, a = -0.5."""
-    scale = source / target
-    stretch = max(scale, 1.0)
-    weights = np.zeros((target, source), dtype=np.float32)
-    for place in range(target):
-        center = scale * (place + 0.5)
-        first = max(int(center - 2 * stretch + 0.5), 0)
-        stop = min(int(center + 2 * stretch + 0.5), source)
-        x = np.abs((np.arange(first, stop) - center + 0.5) / stretch)
-        near = (1.5 * x - 2.5) * x * x + 1
-        far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-        row = np.where(x < 1, near, np.where(x < 2, far, 0.0))
-        weights[place, first:stop] = row / row.sum()
-    return weights
