@@ -96,6 +96,19 @@ def _sources() -> list[Path]:
     return [p for p in found if p != Path(__file__).resolve()]
 
 
+def test_a_docstring_names_one_attribute_an_entry() -> None:
+    """Documentation tools show `a: first. b: second.` as the description of `a` alone."""
+    entry = re.compile(r"^\s+(?:Args|Attributes):\n((?:.+\n?)+)", re.MULTILINE)
+    second = re.compile(r"^\s+\w+(?:, \w+)*: .*[.;] [a-z_]+: ", re.MULTILINE)
+    found: list[str] = []
+    for path in _sources():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                for section in entry.findall(ast.get_docstring(node, clean=False) or ""):
+                    found += [f"{path}:{node.lineno}: {hit}" for hit in second.findall(section)]
+    assert not found
+
+
 def test_every_member_is_in_the_table() -> None:
     patterns = ("packages/*/pyproject.toml", "plugins/*/pyproject.toml", "export/pyproject.toml")
     found = {str(p.parent.relative_to(ROOT)) for g in patterns for p in ROOT.glob(g)}

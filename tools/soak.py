@@ -46,7 +46,8 @@ class Report:
     """What a run found.
 
     Attributes:
-        wrong: what was not as it should be. difference: the largest between two vectors.
+        wrong: what was not as it should be.
+        difference: the largest between two vectors.
         resident: bytes of the process after each round.
     """
 

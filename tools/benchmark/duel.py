@@ -29,7 +29,9 @@ class Contestant:
     """An engine in a process.
 
     Attributes:
-        label: in the report. model: what it loads. options: `LoadOptions` fields.
+        label: in the report.
+        model: what it loads.
+        options: `LoadOptions` fields.
     """
 
     label: str

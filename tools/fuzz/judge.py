@@ -33,10 +33,12 @@ class Verdict:
     """What became of one input.
 
     Attributes:
-        family, number: with the seed, which input it was. kind: its format.
+        family, number: with the seed, which input it was.
+        kind: its format.
         outcome: `ok`, or the class of our error.
         finding: what may not happen; empty if nothing of it did.
-        seconds: it took. megabytes: by which the resident set grew meanwhile.
+        seconds: it took.
+        megabytes: by which the resident set grew meanwhile.
     """
 
     family: str

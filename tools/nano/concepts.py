@@ -51,8 +51,11 @@ class Concept:
     """Something with a name and pictures.
 
     Attributes:
-        label: its name. keywords: words about it. topic: its subgroup, in words.
-        kind: `emoji` or `icon`. unseen: held out from training.
+        label: its name.
+        keywords: words about it.
+        topic: its subgroup, in words.
+        kind: `emoji` or `icon`.
+        unseen: held out from training.
         svg: picture per style, as SVG text.
     """
 

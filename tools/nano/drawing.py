@@ -29,7 +29,8 @@ class Look:
     """How much a picture is varied.
 
     Attributes:
-        colour: largest change of a channel's gain. grey: share of pictures without colour.
+        colour: largest change of a channel's gain.
+        grey: share of pictures without colour.
         outline: share of pictures redrawn in outlines.
     """
 

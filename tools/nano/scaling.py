@@ -66,7 +66,9 @@ class Shuffled:
     """Thinking, or whole answers, dealt out to other items of the same side.
 
     Args:
-        engine: gives the answers. given: takes them. whole: the summary too, not thinking alone.
+        engine: gives the answers.
+        given: takes them.
+        whole: the summary too, not thinking alone.
     """
 
     def __init__(self, engine: Embedder, given: GivenAnswers, *, whole: bool) -> None:

@@ -33,7 +33,8 @@ class SpriteSheet:
 
     Attributes:
         concepts: without SVGs; `rows[i]` maps style -> row of `colour` or `mask`.
-        colour: uint8 (n, 96, 96, 4). mask: uint8 (m, 96, 96), the alpha of one-colour icons.
+        colour: uint8 (n, 96, 96, 4).
+        mask: uint8 (m, 96, 96), the alpha of one-colour icons.
     """
 
     concepts: list[Concept]

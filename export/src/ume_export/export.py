@@ -42,7 +42,8 @@ def export(
     """Export the disc encoder of `model` into the new `directory`.
 
     Args:
-        model: a checkpoint directory or hub id. name: for the manifest.
+        model: a checkpoint directory or hub id.
+        name: for the manifest.
         precision: a key of `ume_export.parity.BOUNDS`.
         say: told what happens, line by line.
 

@@ -144,7 +144,8 @@ class TextEncoder(nn.Module):
         """The states behind one layer, of all tokens or those asked for, and its keys and values.
 
         Args:
-            turns: see there. bias: (tokens, keys), added to scores.
+            turns: see there.
+            bias: (tokens, keys), added to scores.
             past: float32 keys and values (heads, tokens, dim) before these tokens' own.
         """
         attn = layer.self_attn

@@ -57,8 +57,10 @@ def build(
     """Build both engines into `directory`, in place of older ones once the new ones passed.
 
     Args:
-        directory: an export. profiles: a preset's name or a JSON file (`ume_tensorrt.profiles`).
-        device: `auto`, `cuda` or `cuda:N`. workspace: bytes TensorRT may use for one layer.
+        directory: an export.
+        profiles: a preset's name or a JSON file (`ume_tensorrt.profiles`).
+        device: `auto`, `cuda` or `cuda:N`.
+        workspace: bytes TensorRT may use for one layer.
         version_compatible: newer TensorRT of this major version may load the engines; they carry a
             lean runtime, which is code, and may be slower.
         say: told what happens, line by line.

@@ -108,7 +108,9 @@ class _Download:
     """One download, from the first request to the last redirect.
 
     Attributes:
-        given: the URL asked for. url: the one to ask now. credentials: its Authorization header.
+        given: the URL asked for.
+        url: the one to ask now.
+        credentials: its Authorization header.
     """
 
     access: Access

@@ -20,8 +20,8 @@ class Signature:
     """Everything that decides an item's vector, besides the item.
 
     Attributes:
-        model: the name it was loaded by. weights: SHA-256 prefix of its weights,
-            tokenizer, chat template and configuration.
+        model: the name it was loaded by.
+        weights: SHA-256 prefix of its weights, tokenizer, chat template and configuration.
         mode: `disc` or `gen` for vectors, `both` for a result that holds both.
         prompt: the request after `<disc_emb>`, by name.
         text_only: `blank` (a white picture precedes text-only inputs) or `plain`.
@@ -30,9 +30,10 @@ class Signature:
         min_pixels: least height x width of a resized image.
         max_pixels: most height x width of a resized image.
         max_frames: most frames of a video.
-        thinking: how gen answers (`full`, `short-N`, `none`, `skip`). decoding: `exact`, or `draft`
-            where JPEGs are decoded at a fraction of their size.
-        dtype: the engine's arithmetic. dimensions: length of a vector.
+        thinking: how gen answers (`full`, `short-N`, `none`, `skip`).
+        decoding: `exact`, or `draft` where JPEGs are decoded at a fraction of their size.
+        dtype: the engine's arithmetic.
+        dimensions: length of a vector.
         aligned: the model card says that disc and gen share one space.
     """
 

@@ -130,7 +130,8 @@ class PolicyIndex:
     """Documents under a policy; made by `PolicyEmbedder.index`.
 
     Args:
-        owner: embeds queries. first: vectors of the policy, disc ones in `routed`.
+        owner: embeds queries.
+        first: vectors of the policy, disc ones in `routed`.
         second: gen vectors in `routed`, else None.
     """
 
@@ -145,7 +146,8 @@ class PolicyIndex:
         """The threshold that sends a share of such queries to gen. No labels are needed.
 
         Args:
-            queries: typical queries. share: 0 to 1.
+            queries: typical queries.
+            share: 0 to 1.
         """
         scores = self._owner.vectors_of(queries, "disc") @ self._first.T
         policy = self._owner.policy
@@ -158,7 +160,8 @@ class PolicyIndex:
         """The k best documents of every query.
 
         Args:
-            queries: what is looked for. k: at most the number of documents.
+            queries: what is looked for.
+            k: at most the number of documents.
             owner: embeds queries instead, say under another threshold.
 
         Raises:

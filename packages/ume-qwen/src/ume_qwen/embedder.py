@@ -54,7 +54,9 @@ class QwenEmbedder(ABC):
     """Base of the engines; a subclass brings the model.
 
     Attributes:
-        checkpoint: the files. options: how it was loaded. dtype: the arithmetic, for signatures.
+        checkpoint: the files.
+        options: how it was loaded.
+        dtype: the arithmetic, for signatures.
         uses_gpu: whether it computes on one, which no forked process inherits.
     """
 

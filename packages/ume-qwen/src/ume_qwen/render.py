@@ -37,7 +37,8 @@ class RenderedPrompt:
     Attributes:
         ids: int64 (tokens,), placeholders expanded.
         positions: int64 (3, tokens), M-RoPE.
-        media: in the order of their placeholders. media_starts: index of each one's first.
+        media: in the order of their placeholders.
+        media_starts: index of each one's first.
         disc_index: index of `<disc_emb>`.
         prefix: tokens before the user's own content, the same in every such prompt.
         prefix_key: digest of the prefix's tokens and media.

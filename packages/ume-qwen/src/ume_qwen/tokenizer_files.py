@@ -131,7 +131,8 @@ def check_added(directory: Path, added: Mapping[str, int], settings: Mapping[str
     """Refuse added tokens on which the files disagree.
 
     Args:
-        added: tokenizer.json's, with their ids. settings: tokenizer_config.json.
+        added: tokenizer.json's, with their ids.
+        settings: tokenizer_config.json.
 
     Raises:
         CheckpointError: it names the token and both files.

@@ -20,7 +20,8 @@ class Segments:
     """Where segments lie, end to end.
 
     Attributes:
-        sums: int32 (segments + 1,): their borders. longest: tokens of the longest.
+        sums: int32 (segments + 1,): their borders.
+        longest: tokens of the longest.
     """
 
     sums: Tensor

@@ -43,7 +43,8 @@ class KeyValues:
     """Keys and values of running rows; row order is the caller's.
 
     Attributes:
-        lengths: tokens of every row. version: changes whenever tensors are replaced.
+        lengths: tokens of every row.
+        version: changes whenever tensors are replaced.
     """
 
     def __init__(self, shape: Shape) -> None:

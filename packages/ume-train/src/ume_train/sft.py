@@ -51,13 +51,16 @@ class SFTConfig:
     """Settings of a run.
 
     Attributes:
-        steps: optimizer steps in all. warmup: steps of linear warm-up.
-        lr: peak rate of Muon (hidden matrices); lr_adam: of AdamW (embeddings, norms, biases).
-        temperature: of both InfoNCE losses. weight_*: factors of the losses; weight_follow's,
-            off by default, draws each gen vector to its own row's disc vector (`losses.follow`).
-        save_every, log_every: steps. device: a torch device string.
-        bf16: autocast matrix products to bfloat16; weights and states stay float32. None: where
-            the device computes them natively; a run that is resumed goes on as it began.
+        steps: optimizer steps in all.
+        warmup: steps of linear warm-up.
+        lr: peak rate of Muon (hidden matrices).
+        lr_adam: of AdamW (embeddings, norms, biases).
+        temperature: of both InfoNCE losses. weight_*: factors of the losses; weight_follow's, off
+            by default, draws each gen vector to its own row's disc vector (`losses.follow`).
+        save_every, log_every: steps.
+        device: a torch device string.
+        bf16: autocast matrix products to bfloat16; weights and states stay float32. None: where the
+            device computes them natively; a run that is resumed goes on as it began.
     """
 
     steps: int

@@ -83,7 +83,8 @@ class UmeTextEmbedder(_Loaded):
     """Embeds a query.
 
     Args:
-        model, engine, load_options: as in `ume_core.load`. mode: `disc` or `gen`.
+        model, engine, load_options: as in `ume_core.load`.
+        mode: `disc` or `gen`.
         instruction: task instruction.
     """
 
@@ -99,7 +100,8 @@ class UmeDocumentEmbedder(_Loaded):
     """Embeds documents: their text, and a picture or clip in `blob` or at `meta["file_path"]`.
 
     Args:
-        model, engine, load_options: as in `ume_core.load`. mode: `disc` or `gen`.
+        model, engine, load_options: as in `ume_core.load`.
+        mode: `disc` or `gen`.
         instruction: task instruction.
     """
 

@@ -41,7 +41,8 @@ def published_meta(name: str, mode: Mode, loader: Callable[..., Any]) -> ModelMe
     """Metadata of a published model under this project's engines.
 
     Args:
-        name: its hub id. mode: `disc` or `gen`.
+        name: its hub id.
+        mode: `disc` or `gen`.
         loader: called with the name, `revision`, and the experiment's arguments.
     """
     return _PUBLISHED[name].model_copy(
@@ -71,7 +72,8 @@ def model_meta(
     ume-nano; of other checkpoints they stay empty.
 
     Args:
-        embedder: what is evaluated. mode: `disc` or `gen`.
+        embedder: what is evaluated.
+        mode: `disc` or `gen`.
         loader: returns the encoder, whatever it is called with.
         instructions: whether queries get their task's instruction.
         max_new_tokens: budget of an answer; None takes the default.

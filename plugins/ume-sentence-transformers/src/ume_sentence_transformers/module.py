@@ -29,7 +29,8 @@ class UmeModule(InputModule):
     """The one module of such a model.
 
     Attributes:
-        embedder: the engine. mode: `disc` or `gen`.
+        embedder: the engine.
+        mode: `disc` or `gen`.
     """
 
     save_in_root = True
@@ -144,7 +145,9 @@ def load(
 
     Args:
         model: an alias, checkpoint directory, hub id, exported directory, or a loaded embedder.
-        mode: `disc` or `gen`. engine: as in `ume_core.load`. options: fields of `LoadOptions`.
+        mode: `disc` or `gen`.
+        engine: as in `ume_core.load`.
+        options: fields of `LoadOptions`.
     """
     source: dict[str, Any] | None = None
     if isinstance(model, (str, Path)):

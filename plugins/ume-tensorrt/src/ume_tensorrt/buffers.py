@@ -26,7 +26,8 @@ class Buffers:
     """A graph's block.
 
     Attributes:
-        offsets: byte of the block at which each tensor starts. nbytes: of the block.
+        offsets: byte of the block at which each tensor starts.
+        nbytes: of the block.
         output: name of the graph's one output, float32.
     """
 

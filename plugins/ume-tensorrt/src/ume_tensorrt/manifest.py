@@ -30,10 +30,12 @@ class EngineManifest:
 
     Attributes:
         graphs: digest of the ONNX graphs they were built from, as in the export's manifest.
-        tensorrt: version that built them. device: the GPU they were built on.
+        tensorrt: version that built them.
+        device: the GPU they were built on.
         version_compatible: newer TensorRT of the same major version may load them.
         profiles: what they were built for, in JSON form (see `ume_tensorrt.profiles`).
-        plans: digest of the engine files. parity: against the same graphs on ONNX Runtime's CPU.
+        plans: digest of the engine files.
+        parity: against the same graphs on ONNX Runtime's CPU.
         seconds: per graph, the time to build it.
     """
 
@@ -68,7 +70,8 @@ class EngineManifest:
         """Refuse engines that were built from other graphs, by another TensorRT or on another GPU.
 
         Args:
-            graphs: digest of the export's graphs. version: of the TensorRT that is installed.
+            graphs: digest of the export's graphs.
+            version: of the TensorRT that is installed.
             folder: where the engines are, if not in the directory's own folder.
 
         Raises:

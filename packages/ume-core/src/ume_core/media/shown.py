@@ -26,7 +26,9 @@ class Shown:
     """A frame and how it is to be seen.
 
     Attributes:
-        frame: PyAV's. orientation: EXIF's, 1 to 8. shape: a pixel's width by its height.
+        frame: PyAV's.
+        orientation: EXIF's, 1 to 8.
+        shape: a pixel's width by its height.
     """
 
     frame: Any

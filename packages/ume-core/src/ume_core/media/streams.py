@@ -30,7 +30,8 @@ class Damage:
     """What of a clip could not be read.
 
     Attributes:
-        packets: that no decoder took. breaks: places at which the container was unreadable.
+        packets: that no decoder took.
+        breaks: places at which the container was unreadable.
         corrupt: packets and frames that FFmpeg marks so.
         missing: pictures that did not come out of the decoder, in runs.
         cut: (seconds the file says it lasts, seconds that were there), where they differ.

@@ -62,8 +62,10 @@ class Timeline:
     """When the frames of a clip are shown.
 
     Attributes:
-        seconds: float64 (frames,), ascending. end: when the last one leaves the screen.
-        rate: frames a second. even: whether frames are evenly spaced.
+        seconds: float64 (frames,), ascending.
+        end: when the last one leaves the screen.
+        rate: frames a second.
+        even: whether frames are evenly spaced.
         warnings: what was noticed, as sentences.
     """
 

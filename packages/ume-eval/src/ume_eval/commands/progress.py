@@ -23,7 +23,9 @@ class Bar:
     """A bar on a terminal, a line now and then elsewhere; silent if it is not this process's turn.
 
     Args:
-        title: what is counted. total: how many there are. shown: whether to print at all.
+        title: what is counted.
+        total: how many there are.
+        shown: whether to print at all.
     """
 
     def __init__(self, title: str, total: int, *, shown: bool = True) -> None:

@@ -18,8 +18,10 @@ def interval(
     """Interval of the mean.
 
     Args:
-        values: one per query, shape (queries,). level: share of resampled means inside.
-        resamples: number of resampled sets. seed: of the resampling.
+        values: one per query, shape (queries,).
+        level: share of resampled means inside.
+        resamples: number of resampled sets.
+        seed: of the resampling.
     """
     means = resampled_means(values[:, None], resamples=resamples, seed=seed)[:, 0]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])

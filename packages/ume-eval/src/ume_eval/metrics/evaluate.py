@@ -49,7 +49,8 @@ def evaluate(
 
     Args:
         data: the task.
-        queries: shape (queries, dimensions), unit length. candidates: likewise.
+        queries: shape (queries, dimensions), unit length.
+        candidates: likewise.
         ties: see `rank`.
         failed_queries: queries without a vector: they are misses.
         failed_candidates: candidates without a vector: they stand behind all others.

@@ -38,7 +38,8 @@ def means(scores: Mapping[str, float], tasks: Sequence[Task]) -> dict[str, Mean]
     """Means by `image`, `I-CLS`, ..., and `All`.
 
     Args:
-        scores: main metric, 0 to 1, by task name. tasks: the whole benchmark.
+        scores: main metric, 0 to 1, by task name.
+        tasks: the whole benchmark.
 
     Raises:
         InvalidOption: a score belongs to no task of the benchmark.

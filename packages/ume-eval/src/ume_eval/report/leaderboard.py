@@ -18,7 +18,8 @@ def leaderboard(
     """`{"metadata": ..., "metrics": {modality: {task: {metric: value}}}}`.
 
     Args:
-        records: score files by task. table: the 78 tasks.
+        records: score files by task.
+        table: the 78 tasks.
         metadata: `model_name`, `model_size`, `url` and others, as the leaderboard names them.
 
     Raises:

@@ -23,7 +23,8 @@ def bars(groups: Sequence[str], rows: Mapping[str, Sequence[float | None]], labe
     """Grouped bars.
 
     Args:
-        groups: names on the axis. rows: a value per group, in percent, by legend entry.
+        groups: names on the axis.
+        rows: a value per group, in percent, by legend entry.
         label: of the value axis.
     """
     with matplotlib.rc_context(_STYLE):
@@ -47,7 +48,8 @@ def cost_quality(
     Args:
         curves: points with `cost`, `quality`, and optionally `low`, `high`, by legend entry; one
             point is drawn as a marker, several as a line.
-        x_label: of the cost axis. y_label: of the quality axis.
+        x_label: of the cost axis.
+        y_label: of the quality axis.
     """
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(9, 4.6)

@@ -15,7 +15,9 @@ def write_scaling(folder: Path, about: Mapping[str, Any], studies: list[dict[str
     """Write `scaling.json` and `scaling.html`; returns the page.
 
     Args:
-        folder: made if missing. about: model and settings. studies: of `ume_eval.scaling.study`.
+        folder: made if missing.
+        about: model and settings.
+        studies: of `ume_eval.scaling.study`.
     """
     write_json(folder / "scaling.json", {"about": dict(about), "studies": studies})
     shown = [{"s": s, "quality": cost_plot(s), "passes": _passes(s)} for s in studies]

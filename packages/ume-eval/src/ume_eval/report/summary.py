@@ -15,7 +15,8 @@ def summarise(records: Mapping[str, dict[str, Any]], table: Sequence[Task]) -> d
     """The content of `summary.json`.
 
     Args:
-        records: score files by task. table: the protocol's tasks.
+        records: score files by task.
+        table: the protocol's tasks.
 
     Raises:
         InvalidOption: the files were scored under different conditions.

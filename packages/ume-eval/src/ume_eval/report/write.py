@@ -32,7 +32,8 @@ def write_report(folder: Path, table: Sequence[Task]) -> Path:
     """Write `summary.json` and `report.html` of a run; returns the page.
 
     Args:
-        folder: the run's output directory. table: tasks of its protocol.
+        folder: the run's output directory.
+        table: tasks of its protocol.
     """
     summary = summarise(read_scores(folder), table)
     write_json(folder / "summary.json", summary)

@@ -36,7 +36,8 @@ class Encoder:
     """Embeds entries once per content and mode.
 
     Args:
-        embedder: any embedder. folder: holds one store per signature and budget.
+        embedder: any embedder.
+        folder: holds one store per signature and budget.
         workers: processes that share the folder.
     """
 
@@ -66,7 +67,8 @@ class Encoder:
         """Vectors of entries, from the store where it has them.
 
         Args:
-            entries: queries or candidates. side: mode.
+            entries: queries or candidates.
+            side: mode.
             advance: called with a number of items when they are done.
 
         Raises:

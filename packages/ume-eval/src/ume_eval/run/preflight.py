@@ -40,7 +40,8 @@ class Check:
     """One task.
 
     Attributes:
-        problems: what keeps it from being scored. commands: what to run, in order.
+        problems: what keeps it from being scored.
+        commands: what to run, in order.
         entries: queries and candidates, if it can be read.
     """
 
@@ -60,7 +61,8 @@ def preflight(
     """Check every task.
 
     Args:
-        tasks: what is to be scored. annotations: of the data directory.
+        tasks: what is to be scored.
+        annotations: of the data directory.
         allow_partial: accept other row counts than the protocol's; scores then say so.
         progress: called with (done, total) tasks.
     """

@@ -20,7 +20,8 @@ class RunOptions:
 
     Attributes:
         protocol: see `ume_eval.tasks.protocols`.
-        query_mode: mode of queries. target_mode: mode of candidates.
+        query_mode: mode of queries.
+        target_mode: mode of candidates.
         ties: how equal scores are ranked.
         convention: name of the prompt's and pixels' conventions, for the score files.
     """
@@ -44,7 +45,8 @@ def run_task(
     """Score one task; returns the content of its score file.
 
     Args:
-        task: what is scored. expected: the protocol's own description of it, if it was changed.
+        task: what is scored.
+        expected: the protocol's own description of it, if it was changed.
         advance: called with a number of entries when they are done.
     """
     # Unlike modes are compared on purpose here; the file says whether the model card allows it.
@@ -87,9 +89,11 @@ def run_tasks(
     """Score tasks one after the other; the first process writes their files.
 
     Args:
-        tasks: what is scored. output: directory of score files.
+        tasks: what is scored.
+        output: directory of score files.
         expected: the protocol's table, to compare row counts with.
-        started: called when a task begins. advance: see `run_task`.
+        started: called when a task begins.
+        advance: see `run_task`.
     """
     table = {t.name: t for t in expected}
     records: dict[str, dict[str, Any]] = {}

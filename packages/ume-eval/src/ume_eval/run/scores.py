@@ -51,10 +51,14 @@ def score_record(
     """A task's score file.
 
     Args:
-        data: what was scored. evaluated: its metrics.
-        protocol: see `ume_eval.tasks.protocols`. convention: name of the prompt's and pixels'.
-        signatures: of queries and candidates. stored: likewise.
-        ties: how equal scores were ranked. budget: tokens an answer may have.
+        data: what was scored.
+        evaluated: its metrics.
+        protocol: see `ume_eval.tasks.protocols`.
+        convention: name of the prompt's and pixels'.
+        signatures: of queries and candidates.
+        stored: likewise.
+        ties: how equal scores were ranked.
+        budget: tokens an answer may have.
         expected: the task of the protocol's table, to compare row counts and frames.
     """
     task = data.task

@@ -32,7 +32,8 @@ class Stored:
     Attributes:
         vectors: float32 (items, dimensions); NaN for failed items.
         status: index into `STATUSES`, shape (items,).
-        prompt_tokens: tokens of each prompt. generated_tokens: tokens of each answer.
+        prompt_tokens: tokens of each prompt.
+        generated_tokens: tokens of each answer.
         seconds: each item's share of its chunk's time.
     """
 
@@ -70,7 +71,8 @@ class VectorStore:
     """The chunks of one folder.
 
     Args:
-        folder: made if it is missing. signature: written beside the chunks for readers.
+        folder: made if it is missing.
+        signature: written beside the chunks for readers.
     """
 
     def __init__(self, folder: Path, signature: Signature) -> None:

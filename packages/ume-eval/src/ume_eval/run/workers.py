@@ -16,7 +16,8 @@ class Workers:
     """This process among the others.
 
     Attributes:
-        rank: number of this process. count: number of all.
+        rank: number of this process.
+        count: number of all.
     """
 
     rank: int = 0

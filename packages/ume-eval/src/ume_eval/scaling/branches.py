@@ -27,7 +27,8 @@ class Embedded:
 
     Attributes:
         vectors: float32 (items, dimensions), or (items, samples, dimensions) of sampled answers.
-        tokens: prompt and generated tokens of each item. generated: generated ones alone.
+        tokens: prompt and generated tokens of each item.
+        generated: generated ones alone.
         seconds: mean time per item, embedded in batches.
         result: records of all items, in order.
         forced: items whose answer did not end by itself.
@@ -53,10 +54,12 @@ def embed(
     """Embed entries in batches.
 
     Args:
-        embedder: any embedder. entries: queries or candidates.
-        mode: `disc` or `gen`. max_new_tokens: budget of an answer.
-        sampling: several answers of each entry. advance: called with a number of answers or
-            vectors when they are done.
+        embedder: any embedder.
+        entries: queries or candidates.
+        mode: `disc` or `gen`.
+        max_new_tokens: budget of an answer.
+        sampling: several answers of each entry.
+        advance: called with a number of answers or vectors when they are done.
 
     Raises:
         InvalidItem: an entry cannot be embedded; a study has no use for half of its data.

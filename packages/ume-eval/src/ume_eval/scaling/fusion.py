@@ -56,9 +56,11 @@ def cross_fitted(
     Queries are halved at random; each half is scored with the weight that is best on the other.
 
     Args:
-        disc: scores of every query. gen: likewise.
+        disc: scores of every query.
+        gen: likewise.
         quality: from scores of all queries to a metric per query.
-        standardised: see `fuse`. seed: of the halving.
+        standardised: see `fuse`.
+        seed: of the halving.
 
     Returns:
         Metric per query, and the two weights.

@@ -22,7 +22,8 @@ def margin(scores: Scores, *, standardised: bool) -> float:
     """Gap between the best two scores; infinite where there is one candidate.
 
     Args:
-        scores: of one query. standardised: divide by the deviation of all its scores.
+        scores: of one query.
+        standardised: divide by the deviation of all its scores.
     """
     if len(scores) < 2:
         return float("inf")
@@ -41,7 +42,8 @@ def threshold(known: Floats, share: float) -> float:
     """The margin up to which `share` of queries are sent to gen.
 
     Args:
-        known: margins of unlabelled queries. share: 0 to 1.
+        known: margins of unlabelled queries.
+        share: 0 to 1.
     """
     if share <= 0:
         return float("-inf")

@@ -18,7 +18,9 @@ def pass_at_k(hits: npt.NDArray[np.integer[Any]], samples: int, k: int) -> npt.N
     Source: Chen et al. 2021, arXiv 2107.03374, section 2.1.
 
     Args:
-        hits: right samples of each query, shape (queries,). samples: n. k: at most n.
+        hits: right samples of each query, shape (queries,).
+        samples: n.
+        k: at most n.
 
     Raises:
         InvalidOption: k is not between 1 and n, or a count is not between 0 and n.

@@ -28,7 +28,9 @@ class StudyOptions:
 
     Attributes:
         samples: sampled answers per query; 0 leaves sampling out.
-        temperature: of sampling. max_new_tokens: budget of an answer. seed: of sampling.
+        temperature: of sampling.
+        max_new_tokens: budget of an answer.
+        seed: of sampling.
         variants: further ways of thinking, such as `none`: embedders by name.
         answers: ways of embedding that an `Embedder` does not have (shuffled thinking): functions
             that return queries and candidates, by name.

@@ -38,7 +38,8 @@ class VisionLayout:
     """How a vision tower lays out patches.
 
     Attributes:
-        head_dim: of its attention. window: side of Qwen2.5-VL's windows in merged tokens, else 0.
+        head_dim: of its attention.
+        window: side of Qwen2.5-VL's windows in merged tokens, else 0.
     """
 
     head_dim: int

@@ -22,8 +22,9 @@ class Prefix:
     """A prompt's beginning.
 
     Attributes:
-        ids: its tokens. media: the digests (hex) of the images whose placeholders are among them,
-            by the index of each one's first.
+        ids: its tokens.
+        media: the digests (hex) of the images whose placeholders are among them, by the index of
+            each one's first.
     """
 
     ids: tuple[int, ...]
