@@ -187,14 +187,14 @@ def main() -> int:
     if args.old is None or not (args.old / ".venv" / "bin" / "python").is_file():
         print("name the other checkout; run its tools/setup main first", file=sys.stderr)
         return 2
-    commits = [
+    old, new = (
         subprocess.run(
             ["git", "-C", folder, "rev-parse", "--short", "HEAD"],
             capture_output=True, text=True, check=True,
         ).stdout.strip()
         for folder in (args.old, ROOT)
-    ]  # fmt: skip
-    write(args.name, *commits, args.rounds, compare(args.old.resolve(), args.rounds))
+    )  # fmt: skip
+    write(args.name, old, new, args.rounds, compare(args.old.resolve(), args.rounds))
     return 0
 
 
