@@ -177,7 +177,7 @@ class BaseSession(ABC, Generic[P]):
     def load(self) -> Load:
         """See `ume_core.session.Session.load`."""
         with self._changed:
-            running = dict.fromkeys(KINDS, 0)
+            running: dict[str, int] = {"disc": 0, "gen": 0}
             for job in self._running.values():
                 running[_kind(job)] += 1
             waiting: dict[str, int] = {kind: len(self._lines[kind]) for kind in KINDS}
