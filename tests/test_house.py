@@ -24,6 +24,7 @@ ARROWS: dict[str, tuple[str, set[str]]] = {
     "plugins/ume-onnxruntime": ("ume_onnxruntime", ENGINE),
     "plugins/ume-tensorrt": ("ume_tensorrt", ENGINE),
     "plugins/ume-sentence-transformers": ("ume_sentence_transformers", ENGINE),
+    "plugins/ume-server": ("ume_server", {"ume_core", "ume_r1"}),
     "plugins/langchain-ume": ("langchain_ume", {"ume_core"}),
     "plugins/llama-index-embeddings-ume": ("llama_index", {"ume_core"}),
     "plugins/haystack-ume": ("haystack_ume", {"ume_core"}),
@@ -34,7 +35,7 @@ ARROWS: dict[str, tuple[str, set[str]]] = {
 NAMES = {name for name, _ in ARROWS.values()}
 HEAVY = {
     "torch", "transformers", "torchvision", "av", "lancedb", "pyarrow", "requests", "httpx",
-    "onnxruntime", "sentence_transformers", "tensorrt", "cuda",
+    "fastapi", "uvicorn", "prometheus_client", "onnxruntime", "sentence_transformers", "tensorrt", "cuda",
 }  # fmt: skip
 
 

@@ -37,6 +37,11 @@ ENVIRONMENTS = {
 members = pytest.mark.parametrize("folder", MEMBERS, ids=lambda folder: MEMBERS[folder]["name"])
 
 
+def runs_on(folder: Path, python: str) -> bool:
+    """Whether a member is meant for this Python; FastAPI's newest asks for 3.11."""
+    return folder.name != "ume-server" or python != "3.10"
+
+
 def requirements(project: dict[str, Any]) -> list[str]:
     extras = project.get("optional-dependencies", {})
     return [*project["dependencies"], *(line for lines in extras.values() for line in lines)]
@@ -75,9 +80,10 @@ def test_a_member_says_who_made_it_what_it_runs_on_and_where_to_read_more(folder
     assert project["license"] == "Apache-2.0" and project["license-files"] == ["LICENSE"]
     assert (folder / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
     assert project["authors"] and project["keywords"] and project["urls"]
-    for python in PYTHONS:
+    pythons = [python for python in PYTHONS if runs_on(folder, python)]
+    for python in pythons:
         assert f"Programming Language :: Python :: {python}" in project["classifiers"]
-    assert project["requires-python"] == f">={PYTHONS[0]}"
+    assert project["requires-python"] == f">={pythons[0]}"
 
 
 @members
@@ -125,6 +131,10 @@ def resolve(group: str, python: str) -> subprocess.CompletedProcess[str]:
             sys.executable, "--python-version", python, "--python-platform", "linux",
             "--only-binary", ":all:", *lowest, "--group", f"pyproject.toml:{group}", "-",
         ],
-        input="".join(f"-e {folder}\n" for folder in folders if (folder / "src").is_dir()),
+        input="".join(
+            f"-e {folder}\n"
+            for folder in folders
+            if (folder / "src").is_dir() and runs_on(folder, python)
+        ),
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import threading
@@ -215,3 +216,17 @@ def test_an_array_that_lies_about_its_size_is_measured_first() -> None:
     huge = np.broadcast_to(np.uint8(3), (768, 2000, 2000, 3))
     with pytest.raises(LimitExceeded, match=r"limits\.video_pixels"):
         load_video(Video(huge), Access(limits=Limits(video_pixels=10_000_000)))
+
+
+@pytest.mark.parametrize("container", ["mov", "avi", "matroska"])
+def test_jpeg2000_inside_a_video_is_refused_before_it_is_decoded(container: str) -> None:
+    data = io.BytesIO()
+    with av.open(data, "w", format=container) as out:
+        stream = out.add_stream("jpeg2000", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "rgb24"
+        for _ in range(3):
+            picture = av.VideoFrame.from_image(PILImage.new("RGB", (64, 48), "red"))
+            out.mux(stream.encode(picture))
+        out.mux(stream.encode())
+    with pytest.raises(MediaError, match=r"codec jpeg2000.*H\.264"):
+        load_video(Video(data.getvalue()), Access())

@@ -297,3 +297,19 @@ def test_an_interrupted_download_leaves_no_socket_open(server: Any) -> None:
     if sys.platform == "linux":
         assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1
     assert read_source(f"{server.url}/a", OPEN) == BODY
+
+
+@pytest.mark.parametrize("hosts", [("allowed.example",), "allowed.example"])
+def test_only_hosts_on_the_list_are_asked_and_no_other_name_is_looked_up(
+    server: Any, names: dict[str, list[tuple[str, int]]], hosts: Any
+) -> None:
+    where = [("127.0.0.1", server.server_port)]
+    names["allowed.example"] = where
+    access = Access(Policy(private_networks=True, hosts=hosts))
+    assert read_source("http://Allowed.example/a.png", access)
+    for url in (
+        "http://other.example/a.png", "http://allowed.example.other/", "http://127.0.0.1/a.png",
+        "http://allowed.example@other.example/", "http://other.example\\@allowed.example/",
+    ):  # fmt: skip
+        with pytest.raises(PolicyViolation, match=r"not among the hosts.*Fix: "):
+            read_source(url, access)

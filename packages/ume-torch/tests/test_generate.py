@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ume_core.embedder import Sampling
 from ume_qwen.tokens import SpecialTokens
-from ume_torch.generate import DecodeBatch, Row, Sampler, StopRules
+from ume_torch.generate import DecodeBatch, Row, Sampler, StopRules, choose
 from ume_torch.kv import KeyValues, Shape
 from ume_torch.steps import Plain
 
@@ -27,13 +27,15 @@ class Script:
         self.script = script
         self.steps: list[int] = []
         self.cache = KeyValues(Shape(1, 1, 1, torch.float32, CPU))
-        self.running = DecodeBatch(
-            Plain(self._step), lambda states: states, self.cache, self._pick, rules
-        )
+        self.running = DecodeBatch(Plain(self._step), lambda states: states, self.cache, self._pick)
+        self.rules = rules
 
     def join(self, prompts: Sequence[int], given: Sequence[int] = ()) -> None:
         prompt_tokens = 4
-        rows = [Row(p, 0, prompt_tokens, torch.zeros(3), list(given)) for p in prompts]
+        rows = [
+            Row(p, 0, prompt_tokens, torch.zeros(3), self.rules, forced_ids=list(given))
+            for p in prompts
+        ]
         own = [torch.full((prompt_tokens, 1, 1), float(p)) for p in prompts]
         self.running.add(rows, [[(t, t)] for t in own])
 
@@ -143,7 +145,7 @@ def test_sampling_options_are_checked() -> None:
 
 def test_sampling_draws_what_the_probabilities_say() -> None:
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().repeat(4000, 1)
-    rows = [Row(0, sample, 0, torch.zeros(1)) for sample in range(4000)]
+    rules = StopRules(SPECIAL, 9)
     cases: list[tuple[dict[str, Any], list[float]]] = [
         ({}, [0.5, 0.3, 0.15, 0.05]),
         ({"top_k": 2}, [0.625, 0.375, 0, 0]),
@@ -151,6 +153,32 @@ def test_sampling_draws_what_the_probabilities_say() -> None:
         ({"top_k": 1}, [1, 0, 0, 0]),
     ]
     for options, expected in cases:
+        rows = [Row(0, sample, 0, torch.zeros(1), rules) for sample in range(4000)]
         sampler = Sampler(Sampling(n=256, **options))
         counts = torch.bincount(torch.tensor(sampler(logits, rows)), minlength=4) / 4000
         assert (counts - torch.tensor(expected)).abs().max() < 0.03
+
+
+def test_rows_of_one_batch_choose_each_by_its_own_sampling() -> None:
+    logits = torch.randn(6, 50, generator=torch.Generator().manual_seed(0))
+    ways = [None, Sampling(seed=1), Sampling(seed=2), None, Sampling(seed=1), Sampling(top_k=1)]
+    rules = StopRules(SPECIAL, 9)
+
+    def rows() -> list[Row]:
+        return [Row(n, 0, 0, torch.zeros(1), rules, way) for n, way in enumerate(ways)]
+
+    together = choose(logits, rows())
+    assert together == [choose(logits[[n]], [row])[0] for n, row in enumerate(rows())]
+    best = logits.argmax(-1).tolist()
+    assert [together[n] for n in (0, 3, 5)] == [best[n] for n in (0, 3, 5)]
+
+
+def test_rows_of_a_prompt_nobody_wants_leave_and_the_others_go_on() -> None:
+    model = Script([[1, 2, GEN], [1, 2, 3, GEN], [2, GEN]], StopRules(SPECIAL, 9))
+    model.join([0, 1, 2])
+    model.running.advance()
+    model.running.remove(0)
+    model.running.remove(0)  # which is not there any more
+    done = model.run()
+    assert {p: row.state.tolist() for p, row in done.items()} == {1: [1, GEN, 8], 2: [2, GEN, 6]}
+    assert model.steps == [3, 2, 1, 1]

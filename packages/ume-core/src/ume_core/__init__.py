@@ -6,6 +6,7 @@ Imports neither torch nor transformers.
 from ume_core.embedder import Embedder, Sampling
 from ume_core.errors import (
     CheckpointError,
+    DeadlineExceeded,
     EngineUnavailable,
     InvalidItem,
     InvalidOption,
@@ -23,11 +24,13 @@ from ume_core.loading import load
 from ume_core.options import LoadOptions
 from ume_core.prompts import PROMPTS, Prompt
 from ume_core.results import EmbeddingResult, Record, Sample, similarity
+from ume_core.session import open_session
 from ume_core.signature import Mode, Signature
 
 __all__ = [
     "PROMPTS",
     "CheckpointError",
+    "DeadlineExceeded",
     "Embedder",
     "EmbeddingResult",
     "EngineUnavailable",
@@ -57,5 +60,6 @@ __all__ = [
     "as_item",
     "as_items",
     "load",
+    "open_session",
     "similarity",
 ]

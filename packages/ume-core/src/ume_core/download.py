@@ -169,6 +169,7 @@ class _Download:
     def _get(self) -> bytes | str:
         """One request: the body, or the redirect's target."""
         host = (self.url.host or "").strip("[]")
+        self._check_host(host)
         with closing(self._connect(host)) as plain:
             sock = self._encrypted(plain, host) if self.url.scheme == "https" else plain
             # A server that drips bytes keeps every single read short of its own timeout.
@@ -186,6 +187,15 @@ class _Download:
             finally:
                 watch.cancel()
                 connection.close()
+
+    def _check_host(self, host: str) -> None:
+        """Refuse a host that the policy does not name, before its name is looked up."""
+        hosts = self.access.policy.hosts
+        if hosts is not None and host.rstrip(".").lower() not in {h.lower() for h in hosts}:
+            raise PolicyViolation(
+                f"{host} is not among the hosts that URLs may name",
+                fix="send the file's bytes instead, or add it to Policy.hosts",
+            )
 
     def _headers(self) -> dict[str, str]:
         port = _port(self.url)

@@ -150,7 +150,7 @@ def prepare_item(
     try:
         return prepare(with_instruction(as_item(values[index]), instruction))
     except Exception as caught:  # so that one bad item cannot take the others down
-        error = _as_ume_error(caught)
+        error = as_ume_error(caught)
         if on_error == "raise":
             raise error.at(index) from (None if error is caught else caught)
         return error
@@ -170,7 +170,8 @@ def check_embed(values: object, on_error: str) -> Sequence[ItemLike]:
     return batch
 
 
-def _as_ume_error(caught: Exception) -> UmeError:
+def as_ume_error(caught: Exception) -> UmeError:
+    """What reading an item raised, as an error that says the cause and the fix."""
     if isinstance(caught, UmeError):
         return caught
     if isinstance(caught, MemoryError):

@@ -47,6 +47,10 @@ class LimitExceeded(UmeError, ValueError):
     """The item is larger than a limit; found before memory was spent on it."""
 
 
+class DeadlineExceeded(UmeError, TimeoutError):
+    """The answer was not there by the deadline its caller set."""
+
+
 class PolicyViolation(UmeError, PermissionError):
     """The access policy forbids this file or URL."""
 

@@ -45,6 +45,7 @@ class Policy:
         files: whether paths and `file://` URLs may be opened at all.
         roots: if given, only files below one of these directories (symbolic links resolved).
         urls: whether `http(s)://` URLs may be fetched.
+        hosts: if given, the only hosts that URLs and redirects may name, by name or address.
         private_networks: whether a URL's host may have a loopback, private or other special
             address. Redirects are checked too.
     """
@@ -52,10 +53,14 @@ class Policy:
     files: bool = True
     roots: tuple[Path, ...] | None = None
     urls: bool = True
+    hosts: tuple[str, ...] | None = None
     private_networks: bool = False
 
     def __post_init__(self) -> None:
-        """Accept one root, or roots as strings."""
+        """Accept one root or host alone, and roots as strings."""
+        hosts: object = self.hosts
+        if isinstance(hosts, str):
+            object.__setattr__(self, "hosts", (hosts,))
         roots: object = self.roots
         if isinstance(roots, (str, Path)):
             roots = (roots,)

@@ -6,7 +6,6 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from numbers import Integral
 from typing import NoReturn, TypeAlias
 
@@ -20,33 +19,31 @@ from ume_core.embedder import (
     prepare_item,
     require_mode,
 )
-from ume_core.errors import CheckpointError, InvalidOption, LimitExceeded, UmeError
+from ume_core.errors import (
+    CheckpointError,
+    InvalidOption,
+    LimitExceeded,
+    ModeNotSupported,
+    UmeError,
+)
 from ume_core.forks import call_in_progress, gpu_was_forked
 from ume_core.items import Item, ItemLike
 from ume_core.options import LoadOptions
 from ume_core.results import EmbeddingResult, Record, Vectors
+from ume_core.session import BULK_LATER
 from ume_core.signature import Mode, Signature
 from ume_qwen.checkpoint import Checkpoint
+from ume_qwen.decoding import Decoding, GenRequest, Output
 from ume_qwen.prefetch import prepare_ahead
 from ume_qwen.prepare import Preparer
 from ume_qwen.render import RenderedPrompt
+from ume_qwen.session import QwenSession
 
 # Items among which batches are formed; whichever comes first.
 _WINDOW = 256
 _WINDOW_BYTES = 256 * 1024 * 1024
 _GIVEN_TOKENS = 32  # more than any given beginning or close of an answer
 Prepared: TypeAlias = "Iterator[tuple[int, RenderedPrompt | UmeError]]"
-
-
-@dataclass(frozen=True)
-class Output:
-    """One item's outcome: its record, disc vector (dim,) and gen vectors (dim,) per sample."""
-
-    record: Record
-    disc: Vectors | None
-    gen: list[Vectors]
-
-
 Outputs: TypeAlias = "Generator[tuple[int, Output | UmeError]]"
 
 
@@ -138,16 +135,13 @@ class QwenEmbedder(ABC):
     ) -> EmbeddingResult:
         """See `ume_core.Embedder.embed`. Tolerance between batches: 1e-5 in float32."""
         mode = require_mode(mode, self.modes, self.name)
-        budget = self._budget(max_new_tokens)
+        budget = self.budget(max_new_tokens)
         if sampling is not None and mode == "disc":
             raise InvalidOption("sampling was given in disc mode", fix="use mode='gen' or 'both'")
         batch = check_embed(items, on_error)
-        gen = mode != "disc"
 
         def prepare(item: Item) -> RenderedPrompt:
-            rendered = self.prepare(item, gen=gen)
-            self.check_room(rendered, budget if gen else 0)
-            return rendered
+            return self.prepared(item, mode, budget)
 
         def prepare_one(index: int) -> RenderedPrompt | UmeError:
             return prepare_item(batch, index, prepare, instruction=instruction, on_error=on_error)
@@ -171,6 +165,33 @@ class QwenEmbedder(ABC):
         ordered = [outputs[i] for i in range(len(batch))]
         return self._result(ordered, mode, sampling.n if sampling is not None else 1)
 
+    def prepared(self, item: Item, mode: Mode, budget: int) -> RenderedPrompt:
+        """An item's prompt; in disc mode up to `<disc_emb>`, as attention is causal.
+
+        Raises:
+            UmeError: it is unreadable, forbidden or too large.
+        """
+        gen = mode != "disc"
+        rendered = self.prepare(item, gen=gen)
+        self.check_room(rendered, budget if gen else 0)
+        return rendered if gen else rendered.until(rendered.disc_index + 1)
+
+    def session(self, *, bulk_later: float = BULK_LATER) -> QwenSession:
+        """A session of many callers on this model; see `ume_core.session.open_session`."""
+        return QwenSession(self, bulk_later)
+
+    def decoding(self, requests: Iterator[GenRequest | None]) -> Decoding:
+        """Answers that decode together, for an engine that has gen.
+
+        Args:
+            requests: what is asked for; None says that there is nothing yet.
+
+        Raises:
+            ModeNotSupported: the engine has no gen.
+        """
+        del requests
+        raise ModeNotSupported(f"the {self.name} engine has no gen mode", fix="use mode='disc'")
+
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         """A loaded model has no pickled form.
 
@@ -191,8 +212,7 @@ class QwenEmbedder(ABC):
             if isinstance(item, UmeError):
                 yield index, item
                 continue
-            # Attention is causal: nothing behind <disc_emb> reaches its state.
-            window.append((index, item.until(item.disc_index + 1)))
+            window.append((index, item))
             held += _bytes(item)
             if len(window) >= _WINDOW or held >= _WINDOW_BYTES:
                 yield from self._window(window)
@@ -229,7 +249,12 @@ class QwenEmbedder(ABC):
             gen_samples=gen,
         )
 
-    def _budget(self, asked: int | None) -> int:
+    def budget(self, asked: int | None) -> int:
+        """Tokens of gen: as asked, or `Limits.new_tokens`.
+
+        Raises:
+            InvalidOption: no whole number from 1.
+        """
         budget: object = self.options.limits.new_tokens if asked is None else asked
         if not isinstance(budget, Integral) or int(budget) < 1:
             raise InvalidOption(f"max_new_tokens is {budget!r}", fix="pass a whole number from 1")
@@ -272,9 +297,7 @@ def unit(states: Vectors) -> Vectors:
 
 
 def _bytes(prepared: RenderedPrompt | UmeError) -> int:
-    return (
-        sum(m.patches.nbytes for m in prepared.media) if isinstance(prepared, RenderedPrompt) else 0
-    )
+    return prepared.nbytes if isinstance(prepared, RenderedPrompt) else 0
 
 
 def _thinking(options: LoadOptions) -> str:

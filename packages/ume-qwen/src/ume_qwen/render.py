@@ -54,6 +54,11 @@ class RenderedPrompt:
     prefix_key: bytes
     warnings: tuple[str, ...] = ()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the pixels it holds."""
+        return sum(visual.patches.nbytes for visual in self.media)
+
     def until(self, length: int) -> RenderedPrompt:
         """The first `length` tokens, and the media that begin among them."""
         count = sum(start < length for start in self.media_starts)

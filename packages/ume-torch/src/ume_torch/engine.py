@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ume_core.embedder import Sampling
 from ume_core.errors import (
@@ -21,21 +20,20 @@ from ume_core.errors import (
 )
 from ume_core.forks import call_in_progress
 from ume_core.options import LoadOptions
-from ume_core.prompts import ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
-from ume_core.results import Record, Sample, Vectors
+from ume_core.results import Vectors
 from ume_core.signature import Mode
 from ume_qwen.checkpoint import find_checkpoint
-from ume_qwen.embedder import Output, Outputs, Prepared, QwenEmbedder, unit
+from ume_qwen.decoding import GenRequest
+from ume_qwen.embedder import Outputs, Prepared, QwenEmbedder
 from ume_qwen.render import RenderedPrompt
-from ume_torch.answers import split_answer
+from ume_torch.answering import Answering, unit_rows
 from ume_torch.checkpoint import load_model
 from ume_torch.forks import check_process
 from ume_torch.gen_cache import GenCache
-from ume_torch.generate import Row, StopRules
 from ume_torch.linear import cpu_has_bfloat16, pack_linears
 from ume_torch.memory import is_out_of_memory
 from ume_torch.options import TorchOptions
-from ume_torch.runner import Generated, Kernels, Runner
+from ume_torch.runner import Kernels, Runner
 
 _ALL_MODES: frozenset[Mode] = frozenset({"disc", "gen", "both"})
 
@@ -114,7 +112,7 @@ class TorchEmbedder(QwenEmbedder):
         out: list[Vectors | UmeError] = []
         for state in self.runner.disc(prompts):
             try:
-                out.append(state if isinstance(state, UmeError) else _unit(state[None])[0])
+                out.append(state if isinstance(state, UmeError) else unit_rows(state[None])[0])
             except UmeError as error:  # NaN: this item's own failure
                 out.append(error)
         return out
@@ -129,79 +127,37 @@ class TorchEmbedder(QwenEmbedder):
 
     def _gen(self, prepared: Prepared, budget: int, sampling: Sampling | None) -> Outputs:
         """Answers as they finish; those of the gen cache at once."""
-        signature = self.signature("gen")
-        begun: dict[int, Record] = {}
-        keys: dict[int, bytes] = {}
-        ready: list[tuple[int, Output | UmeError]] = []
+        bad: list[tuple[int, UmeError]] = []
 
-        def uncached() -> Iterator[tuple[int, RenderedPrompt]]:
+        def requests() -> Iterator[GenRequest]:
             for index, item in prepared:
                 if isinstance(item, UmeError):
-                    ready.append((index, item))
-                    continue
-                if self._cache is not None:
-                    keys[index] = self._cache.key(item, signature, budget, sampling)
-                    kept = self._cache.get(keys[index])
-                    if kept is not None:
-                        record, disc, gen = kept
-                        # Not kept: equal pictures may come from a sound and a damaged file.
-                        record = replace(record, warnings=item.warnings)
-                        ready.append((index, Output(record, disc, gen)))
-                        continue
-                begun[index] = Record("ok", None, len(item.ids), warnings=item.warnings)
-                yield index, item
+                    bad.append((index, item))
+                else:
+                    yield GenRequest(index, item, budget, sampling)
 
-        for made in self.runner.gen(uncached(), self._rules(budget), sampling, self.beginning()):
-            yield from ready
-            ready.clear()
-            if isinstance(made, tuple):
-                yield made
-                continue
-            try:
-                output = self._gen_output(begun.pop(made.number), made)
-            except UmeError as error:
-                yield made.number, error
-                continue
-            if self._cache is not None and output.disc is not None:
-                record = replace(output.record, warnings=())
-                self._cache.put(keys.pop(made.number), record, output.disc, output.gen)
-            yield made.number, output
-        yield from ready
+        samples = sampling.n if sampling is not None else 1
+        rows = max(samples, 1 if self._invariant else self.runner.rows)
+        with closing(self._answering(requests(), rows)) as answering:
+            while not answering.finished:
+                yield from answering.advance()
+                yield from bad
+                bad.clear()
+        yield from bad
 
-    def _rules(self, budget: int) -> StopRules:
-        encode = self.prepare.tokenizer.encode_trusted
-        special = self.prepare.tokenizer.special
-        if self.options.thinking != "short":
-            return StopRules(special, budget)
-        end = tuple(encode(f"{THINK_CLOSE}{ANSWER_OPEN}"))
-        decode = self.prepare.tokenizer.decode
-        return StopRules(
-            special, budget, self.options.thinking_tokens, end,
-            lambda ids: THINK_CLOSE in decode(ids),
+    def decoding(self, requests: Iterator[GenRequest | None]) -> Answering:
+        """Answers that decode together, for `ume_qwen.session`.
+
+        Args:
+            requests: what is asked for; None says that there is nothing yet.
+        """
+        return self._answering(requests, None)
+
+    def _answering(self, requests: Iterator[GenRequest | None], rows: int | None) -> Answering:
+        return Answering(
+            requests, lambda asked: self.runner.decoding(asked, rows),
+            self.prepare, self.signature("gen"), self._cache,
         )  # fmt: skip
-
-    def beginning(self) -> list[int]:
-        """The beginning of every answer that is given, not chosen."""
-        tokenizer = self.prepare.tokenizer
-        if self.options.thinking == "skip":
-            return [tokenizer.special.gen]
-        if self.options.thinking == "none":
-            return tokenizer.encode_trusted(f"{THINK_OPEN}{THINK_CLOSE}{ANSWER_OPEN}")
-        return []
-
-    def _gen_output(self, begun: Record, made: Generated) -> Output:
-        samples = tuple(self._sample(row) for row in made.rows)
-        forced = next((s.reason for s in samples if s.status == "forced"), None)
-        status = "forced" if forced else "ok"
-        record = replace(begun, status=status, reason=forced, samples=samples)
-        vectors = _unit(torch.stack([made.disc, *(row.state for row in made.rows)]))
-        return Output(record, vectors[0], list(vectors[1:]))
-
-    def _sample(self, row: Row) -> Sample:
-        text = self.prepare.tokenizer.decode(row.ids)
-        thinking, summary, short = split_answer(text)
-        status = "ok" if row.forced is None else "forced"
-        return Sample(status, text, thinking, summary, row.generated_tokens, row.forced, short)
 
 
 def _load_error(model: str | Path, error: Exception) -> UmeError:
@@ -226,11 +182,6 @@ def _load_error(model: str | Path, error: Exception) -> UmeError:
 def create(model: str | Path, options: LoadOptions, engine_options: TorchOptions) -> TorchEmbedder:
     """The factory `ume_backends` names."""
     return TorchEmbedder(model, options, engine_options)
-
-
-def _unit(states: Tensor) -> Vectors:
-    """L2-normalised in float32."""
-    return unit(states.float().cpu().numpy())
 
 
 def _device(device: str) -> str:

@@ -21,6 +21,24 @@ from ume_torch.kv import KeyValues, LayerKV
 from ume_torch.steps import Steps
 
 
+@dataclass(frozen=True)
+class StopRules:
+    """How answers end.
+
+    Attributes:
+        budget: tokens a row may choose itself.
+        thinking_budget: of these, tokens before `think_end_ids` are fed; None for no such bound.
+        think_end_ids: the tokens that end the thinking and open the answer.
+        thinking_done: whether generated tokens show that the thinking has ended by itself.
+    """
+
+    special: SpecialTokens
+    budget: int
+    thinking_budget: int | None = None
+    think_end_ids: tuple[int, ...] = ()
+    thinking_done: Callable[[list[int]], bool] = lambda ids: False
+
+
 @dataclass(eq=False)
 class Row:
     """One generation of one prompt.
@@ -31,6 +49,9 @@ class Row:
         position: M-RoPE position of its next token.
         state: (hidden,) final-norm state: of the prompt's last token until the row is done, then
             of `<gen_emb>`.
+        rules: how it ends.
+        sampling: how its tokens are chosen; None is greedy.
+        generator: what its draws come from, made at the first one.
         forced_ids: tokens to feed before the model chooses any (the answer's given beginning).
         ids: generated tokens, `<gen_emb>` included.
         forced: why `<gen_emb>` was appended, or None.
@@ -41,6 +62,9 @@ class Row:
     sample: int
     position: int
     state: Tensor
+    rules: StopRules
+    sampling: Sampling | None = None
+    generator: torch.Generator | None = None
     forced_ids: list[int] = field(default_factory=list[int])
     ids: list[int] = field(default_factory=list[int])
     forced: str | None = None
@@ -60,24 +84,6 @@ class Pick(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class StopRules:
-    """How answers end.
-
-    Attributes:
-        budget: tokens a row may choose itself.
-        thinking_budget: of these, tokens before `think_end_ids` are fed; None for no such bound.
-        think_end_ids: the tokens that end the thinking and open the answer.
-        thinking_done: whether generated tokens show that the thinking has ended by itself.
-    """
-
-    special: SpecialTokens
-    budget: int
-    thinking_budget: int | None = None
-    think_end_ids: tuple[int, ...] = ()
-    thinking_done: Callable[[list[int]], bool] = lambda ids: False
-
-
 class DecodeBatch:
     """The rows that are decoding."""
 
@@ -87,10 +93,9 @@ class DecodeBatch:
         lm_head: Callable[[Tensor], Tensor],
         cache: KeyValues,
         pick: Pick,
-        rules: StopRules,
     ) -> None:
         self._steps, self._lm_head = steps, lm_head
-        self.cache, self._pick, self._rules = cache, pick, rules
+        self.cache, self._pick = cache, pick
         self.rows: list[Row] = []
         self._states: Tensor | None = None  # (rows, hidden): of the last token of each
 
@@ -114,7 +119,7 @@ class DecodeBatch:
         for place, (row, token) in enumerate(zip(self.rows, fed, strict=True)):
             row.ids.append(token)
             row.position += 1
-            if token == self._rules.special.gen:
+            if token == row.rules.special.gen:
                 row.state = states[place].clone()
                 done.append(row)
             else:
@@ -124,12 +129,22 @@ class DecodeBatch:
             self._keep(going)
         return done
 
+    def remove(self, prompt: int) -> None:
+        """Let a prompt's rows leave unfinished."""
+        going = [place for place, row in enumerate(self.rows) if row.prompt != prompt]
+        if len(going) < len(self.rows):
+            self._keep(going)
+
     def abandon(self) -> list[Row]:
         """Throw all rows out, unfinished, and forget what a failed step left half done."""
         rows, self.rows, self._states = self.rows, [], None
         self._steps.forget()
         self.cache.clear()
         return rows
+
+    def close(self) -> None:
+        """No more steps come."""
+        self._steps.close()
 
     def _keep(self, places: list[int]) -> None:
         # Rows last: should anything before fail, all of them can still start again.
@@ -156,7 +171,7 @@ class DecodeBatch:
 
     def _next(self, row: Row, token: int) -> int:
         """The chosen token, the thinking's forced end, or a forced `<gen_emb>`."""
-        rules, special = self._rules, self._rules.special
+        rules, special = row.rules, row.rules.special
         used = row.generated_tokens
         if used >= rules.budget:
             row.forced = f"no <gen_emb> within {rules.budget} tokens"
@@ -184,14 +199,13 @@ class Sampler:
 
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
-        self._generators: dict[Row, torch.Generator] = {}
 
     def _generator(self, row: Row) -> torch.Generator:
         # On the CPU, so that a seed means the same draws on every device.
-        if row not in self._generators:
+        if row.generator is None:
             seed = self.sampling.seed * 1_000_003 + row.sample
-            self._generators[row] = torch.Generator().manual_seed(seed)
-        return self._generators[row]
+            row.generator = torch.Generator().manual_seed(seed)
+        return row.generator
 
     def __call__(self, logits: Tensor, rows: Sequence[Row]) -> list[int]:
         """One draw per row."""
@@ -212,3 +226,17 @@ class Sampler:
         for draw, row in zip(draws, rows, strict=True):
             draw.exponential_(generator=self._generator(row))
         return (scores - draws.log().to(scores.device)).argmax(dim=-1).tolist()
+
+
+def choose(logits: Tensor, rows: Sequence[Row]) -> list[int]:
+    """Every row's next token, as its own sampling has it."""
+    places: dict[Sampling | None, list[int]] = {}
+    for place, row in enumerate(rows):
+        places.setdefault(row.sampling, []).append(place)
+    chosen = [0] * len(rows)
+    for sampling, group in places.items():
+        pick = greedy if sampling is None else Sampler(sampling)
+        scores = logits if len(group) == len(rows) else logits[group]
+        for place, token in zip(group, pick(scores, [rows[p] for p in group]), strict=True):
+            chosen[place] = token
+    return chosen

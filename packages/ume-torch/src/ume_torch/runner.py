@@ -1,4 +1,4 @@
-"""Batch formation, admission and out-of-memory recovery on one device."""
+"""One model on one device: packs, their memory, and what decodes on it."""
 
 from __future__ import annotations
 
@@ -11,41 +11,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ume_core.embedder import Sampling
 from ume_core.errors import LimitExceeded
 from ume_qwen.cache import ByteCache
 from ume_qwen.pack import build_pack
 from ume_qwen.render import RenderedPrompt
 from ume_torch.attention import Varlen, find_varlen
 from ume_torch.decoder import Decoder, Prefilled
-from ume_torch.generate import DecodeBatch, Pick, Row, Sampler, StopRules, greedy
+from ume_torch.decoding import Decoding, too_large
+from ume_torch.generate import DecodeBatch, Pick, choose
 from ume_torch.kv import KeyValues, LayerKV, Shape
 from ume_torch.linear import packed
 from ume_torch.memory import free_bytes, is_out_of_memory, release
 from ume_torch.options import TorchOptions
-from ume_torch.scheduler import Capacity, Entry, Scheduler
+from ume_torch.scheduler import Asked, Scheduler
 from ume_torch.steps import CudaRecorder, Graphed, Plain, Recorder
 from ume_torch.vision import Vision
 
 # Prefixes kept are few (one per kind of prompt) and small (2B: 0.7 MB each).
 _PREFIX_BYTES = 64 * 1024 * 1024
-# Shares of free memory that a pack's activations and the running rows' keys and values may take.
-_PACK_SHARE, _KV_SHARE = 0.25, 0.5
-
-
-@dataclass(frozen=True)
-class Generated:
-    """All samples of one prompt, done.
-
-    Attributes:
-        number: the caller's number of the prompt.
-        disc: the state of `<disc_emb>`, (hidden,).
-        rows: its finished samples, in order.
-    """
-
-    number: int
-    disc: Tensor
-    rows: list[Row]
+# The share of free memory that a pack's activations may take.
+_PACK_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -137,148 +122,48 @@ class Runner:
         """The state of every prompt's `<disc_emb>`, (hidden,), or why there is none."""
         asked = [(p.disc_index,) for p in prompts]
         try:
-            states = self._prefill(prompts, asked, keep=False).states
+            states = self.prefill(prompts, asked, keep=False).states
             return list(states)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
         if len(prompts) == 1:
-            return [_too_large(prompts[0])]
+            return [too_large(prompts[0])]
         self.pack_tokens = max(256, self.pack_tokens // 2)
-        self._warn(f"out of memory with {len(prompts)} items at once: going on with half")
+        self.warn(f"out of memory with {len(prompts)} items at once: going on with half")
         middle = len(prompts) // 2
         return [*self.disc(prompts[:middle]), *self.disc(prompts[middle:])]
 
-    def gen(
-        self,
-        prompts: Iterator[tuple[int, RenderedPrompt]],
-        rules: StopRules,
-        sampling: Sampling | None,
-        beginning: Sequence[int] = (),
-    ) -> Iterator[Generated | tuple[int, LimitExceeded]]:
-        """Decode prompts as they come; yields them as they finish, in no fixed order.
+    def decoding(self, source: Iterator[Asked | None], rows: int | None = None) -> Decoding:
+        """Answers that decode together.
 
         Args:
-            prompts: the caller's numbers and prompts; read only as room appears.
-            rules: how answers end.
-            sampling: how tokens are sampled; None is greedy.
-            beginning: the given beginning of every answer.
+            source: what is asked for; read only as room appears. None says that there is nothing
+                yet.
+            rows: most answers together; None takes `rows`, or one where nothing may share a batch.
         """
-        samples = sampling.n if sampling is not None else 1
-        pick = self.pick or (Sampler(sampling) if sampling is not None else greedy)
-        most = max(samples, 1 if self._invariant else self.rows)
-        scheduler = Scheduler(prompts, samples, most)
-        step = self.decoder.step
-        steps = Plain(step) if self.recorder is None else Graphed(step, self.recorder)
-        batch = DecodeBatch(steps, self._lm_head, KeyValues(self.shape), pick, rules)
-        try:
-            yield from self._decode(scheduler, batch, samples, beginning)
-        finally:
-            steps.close()
-
-    def _decode(
-        self, scheduler: Scheduler, batch: DecodeBatch, samples: int, beginning: Sequence[int]
-    ) -> Iterator[Generated | tuple[int, LimitExceeded]]:
-        found: dict[int, Generated] = {}
-        room = int(free_bytes(self.device) * _KV_SHARE)
-        while True:
-            if scheduler.has_room(len(batch)):
-                yield from self._start(scheduler, batch, room, found, beginning)
-            if len(batch) == 0:
-                if scheduler.exhausted:
-                    return
-                continue
-            grown = batch.cache.bytes_for(len(batch), max(batch.cache.lengths) + 1)
-            crowded = grown > room and len(batch) > 1
-            done = None if crowded else self._advance(batch)
-            if done is None:
-                # A step that failed midway leaves rows and cache half advanced: all start again.
-                rows = batch.abandon()
-                impossible = scheduler.step_failed([(r.prompt, r.sample) for r in rows])
-                if impossible is not None:
-                    found.pop(rows[0].prompt, None)
-                    yield rows[0].prompt, _too_large(impossible)
-                    continue
-                self._warn(f"out of memory while decoding: going on with {scheduler.rows} rows")
-                continue
-            for row in done:
-                entry = found[row.prompt]
-                entry.rows.append(row)
-                if len(entry.rows) == samples:
-                    entry.rows.sort(key=lambda r: r.sample)
-                    del found[row.prompt]
-                    scheduler.done(row.prompt)
-                    yield entry
-            if len(batch) == 0:
-                scheduler.idle()
-
-    def _advance(self, batch: DecodeBatch) -> list[Row] | None:
-        """One step of all rows; None where memory does not suffice for so many."""
-        try:
-            with torch.inference_mode():
-                return batch.advance()
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-        return None
-
-    def _start(
-        self,
-        scheduler: Scheduler,
-        batch: DecodeBatch,
-        room: int,
-        found: dict[int, Generated],
-        beginning: Sequence[int],
-    ) -> Iterator[tuple[int, LimitExceeded]]:
-        """Prefill waiting prompts and let their rows join, as many as fit."""
-        capacity = Capacity(batch.cache.bytes_for, room, self.pack_tokens)
-        longest = max(batch.cache.lengths, default=0)
-        taken = scheduler.admit(len(batch), longest, capacity, alone=self._invariant)
-        if not taken:
-            return
-        try:
-            asked = [(e.prompt.disc_index, len(e.prompt.ids) - 1) for e in taken]
-            filled = self._prefill([e.prompt for e in taken], asked, keep=True)
-            self._join(batch, taken, filled, found, beginning)
-            scheduler.started()
-            return
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-        release(self.device)
-        impossible = scheduler.prefill_failed(taken, len(batch))
-        if impossible is not None:
-            found.pop(taken[0].number, None)
-            yield taken[0].number, _too_large(impossible)
-            return
-        rows = sum(len(e.samples) for e in taken)
-        self._warn(f"out of memory with {rows} rows to start at once: going on with fewer")
-
-    def _join(
-        self,
-        batch: DecodeBatch,
-        taken: list[Entry],
-        filled: Prefilled,
-        found: dict[int, Generated],
-        beginning: Sequence[int],
-    ) -> None:
-        rows: list[Row] = []
-        kv: list[LayerKV] = []
-        for index, entry in enumerate(taken):
-            disc, last = filled.states[2 * index], filled.states[2 * index + 1]
-            found.setdefault(entry.number, Generated(entry.number, disc.clone(), []))
-            following = int(entry.prompt.positions.max()) + 1
-            for sample in entry.samples:
-                rows.append(Row(entry.number, sample, following, last, list(beginning)))
-                kv.append(filled.rows[index])
-        with torch.inference_mode():
-            batch.add(rows, kv)
+        most = rows or (1 if self._invariant else self.rows)
+        steps = self.decoder.step
+        return Decoding(
+            self, Scheduler(source, most),
+            DecodeBatch(
+                Plain(steps) if self.recorder is None else Graphed(steps, self.recorder),
+                self._lm_head, KeyValues(self.shape), self.pick or choose,
+            ),
+            alone=self._invariant,
+        )  # fmt: skip
 
     @torch.inference_mode()
-    def _prefill(
+    def prefill(
         self, prompts: Sequence[RenderedPrompt], asked: Sequence[Sequence[int]], *, keep: bool
     ) -> Prefilled:
-        """One pack; `asked` lists per prompt the tokens whose states are wanted."""
+        """One pack.
+
+        Args:
+            prompts: what it holds.
+            asked: per prompt, the places of the tokens whose states are wanted.
+            keep: whether the prompts' keys and values are returned too.
+        """
         share = not self._invariant
         known = {p.prefix_key: self._prefixes.get(p.prefix_key) for p in prompts} if share else {}
         prefixes = {key: kv for key, kv in known.items() if kv is not None}
@@ -296,7 +181,8 @@ class Runner:
             self._prefixes.put(key, kv)
         return filled
 
-    def _warn(self, message: str) -> None:
+    def warn(self, message: str) -> None:
+        """Give memory back, and say what goes on with less of it."""
         release(self.device)
         warnings.warn(f"ume_torch: {message}", RuntimeWarning, stacklevel=2)
 
@@ -310,10 +196,3 @@ def _suitable(device: str, attention: str, dtype: torch.dtype, options: TorchOpt
         return Kernels(varlen)
     # Graphs are recorded again whenever the room has grown.
     return Kernels(varlen, CudaRecorder(place), block=256)
-
-
-def _too_large(prompt: RenderedPrompt) -> LimitExceeded:
-    return LimitExceeded(
-        f"the item's {len(prompt.ids):,} tokens do not fit in memory even alone",
-        fix="shorten it, lower max_pixels or max_new_tokens, or use a machine with more memory",
-    )

@@ -17,7 +17,33 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from ume_core.embedder import Sampling
 from ume_qwen.render import RenderedPrompt
+from ume_torch.generate import StopRules
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked for one prompt.
+
+    Attributes:
+        number: the caller's number for the prompt.
+        prompt: the prompt.
+        rules: how its answers end.
+        sampling: how tokens are chosen, and how many answers are wanted; None is one, greedy.
+        beginning: the given beginning of every answer.
+    """
+
+    number: int
+    prompt: RenderedPrompt
+    rules: StopRules
+    sampling: Sampling | None = None
+    beginning: tuple[int, ...] = ()
+
+    @property
+    def samples(self) -> int:
+        """How many answers are wanted."""
+        return self.sampling.n if self.sampling is not None else 1
 
 
 @dataclass
@@ -25,14 +51,22 @@ class Entry:
     """A prompt, or a part of its samples.
 
     Attributes:
-        number: the caller's number for the prompt.
-        prompt: the prompt.
+        asked: the prompt, and what is asked for it.
         samples: the numbers of the samples to start.
     """
 
-    number: int
-    prompt: RenderedPrompt
+    asked: Asked
     samples: list[int]
+
+    @property
+    def number(self) -> int:
+        """The caller's number for the prompt."""
+        return self.asked.number
+
+    @property
+    def prompt(self) -> RenderedPrompt:
+        """The prompt."""
+        return self.asked.prompt
 
 
 @dataclass(frozen=True)
@@ -51,7 +85,7 @@ class Capacity:
 
 
 class Scheduler:
-    """The prompts of one call.
+    """The prompts of one call, or of a session.
 
     Attributes:
         rows: most rows that may run together.
@@ -61,26 +95,23 @@ class Scheduler:
         running: prompts of which rows run, by number.
     """
 
-    def __init__(
-        self, source: Iterator[tuple[int, RenderedPrompt]], samples: int, rows: int
-    ) -> None:
+    def __init__(self, source: Iterator[Asked | None], rows: int) -> None:
         """Start with everything waiting.
 
         Args:
-            source: the caller's numbers and prompts.
-            samples: answers of each prompt.
+            source: what is asked for; None says that there is nothing yet.
             rows: most rows that may run together.
         """
-        self._source, self._samples = source, samples
+        self._source, self._ended = source, False
         self.rows = self.prompts = self.rows_for_now = rows
         self.waiting: deque[Entry] = deque()
-        self.running: dict[int, RenderedPrompt] = {}
+        self.running: dict[int, Asked] = {}
         self._failed_alone: set[int] = set()
 
     @property
     def exhausted(self) -> bool:
         """Whether nothing waits and the source has ended."""
-        return self._peek() is None
+        return self._peek() is None and self._ended
 
     def has_room(self, running: int) -> bool:
         """Whether a prefill is worth while beside `running` rows.
@@ -135,7 +166,7 @@ class Scheduler:
         """
         single = running == 0 and len(taken) == 1 and len(taken[0].samples) == 1
         if single and self._failed_before(taken[0].number):
-            self._give_up(taken[0].number)
+            self.cancel(taken[0].number)
             return taken[0].prompt
         if len(taken) > 1:
             self.prompts = len(taken) // 2
@@ -156,20 +187,21 @@ class Scheduler:
             The prompt, if its one row ran alone for the second time: it cannot be done.
         """
         if len(rows) == 1 and self._failed_before(rows[0][0]):
-            prompt = self.running[rows[0][0]]
-            self._give_up(rows[0][0])
-            return prompt
+            asked = self.running[rows[0][0]]
+            self.cancel(rows[0][0])
+            return asked.prompt
         self.rows = max(1, len(rows) // 2)
         again: dict[int, list[int]] = {}
         for number, sample in rows:
             again.setdefault(number, []).append(sample)
         for number, samples in again.items():
-            self.waiting.appendleft(Entry(number, self.running[number], samples))
+            self.waiting.appendleft(Entry(self.running[number], samples))
         return None
 
     def done(self, number: int) -> None:
         """All samples of a prompt have left."""
         self.running.pop(number, None)
+        self._failed_alone.discard(number)
 
     def idle(self) -> None:
         """Nothing runs: what did not fit beside others may fit now."""
@@ -177,21 +209,24 @@ class Scheduler:
 
     def _peek(self) -> Entry | None:
         """The next entry, left in its place."""
-        if not self.waiting:
-            following = next(self._source, None)
-            if following is None:
-                return None
-            self.waiting.append(Entry(*following, list(range(self._samples))))
-        return self.waiting[0]
+        if not self.waiting and not self._ended:
+            try:
+                following = next(self._source)
+            except StopIteration:
+                self._ended = True
+            else:
+                if following is not None:
+                    self.waiting.append(Entry(following, list(range(following.samples))))
+        return self.waiting[0] if self.waiting else None
 
     def _take(self) -> Entry:
         """The next entry, with no more samples than may run together."""
         entry = self.waiting.popleft()
         first, rest = entry.samples[: self.rows], entry.samples[self.rows :]
         if rest:
-            self.waiting.appendleft(Entry(entry.number, entry.prompt, rest))
-        self.running[entry.number] = entry.prompt
-        return Entry(entry.number, entry.prompt, first)
+            self.waiting.appendleft(Entry(entry.asked, rest))
+        self.running[entry.number] = entry.asked
+        return Entry(entry.asked, first)
 
     def _failed_before(self, number: int) -> bool:
         """Whether a prompt failed alone before; memory may have been short for a moment only."""
@@ -199,7 +234,7 @@ class Scheduler:
         self._failed_alone.add(number)
         return before
 
-    def _give_up(self, number: int) -> None:
-        """Forget a prompt that cannot be done, with what waits of it."""
+    def cancel(self, number: int) -> None:
+        """Forget a prompt, with what waits of it: it cannot be done, or nobody wants it."""
         self.done(number)
         self.waiting = deque(e for e in self.waiting if e.number != number)

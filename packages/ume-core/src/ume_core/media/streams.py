@@ -14,6 +14,18 @@ from ume_core.media.shown import Orientations, Shown, pixel_shape
 # What is decoded, by FFmpeg's names. It knows formats that open what the bytes name (concat and
 # HLS playlists: files and URLs; SDP: sockets).
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,ogg,flv,h264,hevc"
+# What cameras, phones and editors write. FFmpeg has some hundred decoders more, many of them old
+# and rarely looked at, and some nest a picture format in a clip (JPEG 2000: CVE-2026-22778).
+_VIDEO_CODECS = frozenset(
+    "h264 hevc av1 vp8 vp9 mpeg1video mpeg2video mpeg4 h263 h263p mjpeg theora flv1 msmpeg4v2 "
+    "msmpeg4v3 wmv1 wmv2 wmv3 vc1 ffv1 rawvideo qtrle prores dvvideo".split()
+)
+# The decoders that may look into a clip while it is opened, by FFmpeg's names; sound beside them.
+_DECODERS = ",".join(
+    sorted(_VIDEO_CODECS)
+    + "libdav1d libaom-av1 libvpx libvpx-vp9 flv vp9 aac mp3 mp3float ac3 eac3 opus vorbis flac "
+    "alac pcm_s16le pcm_s16be pcm_u8 libopus".split()
+)
 _DECLARING = ("mov", "matroska", "avi", "flv")  # formats that state a length; others' is a guess
 _TS_DISCONT = 0x0200  # AVFMT_TS_DISCONT of libavformat: time stamps may start anew midway
 _MICROSECONDS = 1e6  # AV_TIME_BASE
@@ -213,7 +225,7 @@ def open_clip(data: bytes, name: str, *, threads: bool) -> Reading:
         io.BytesIO(data),
         metadata_errors="replace",
         io_open=_refuse_open,
-        container_options={"format_whitelist": _FORMATS},
+        container_options={"format_whitelist": _FORMATS, "codec_whitelist": _DECODERS},
     )
     try:
         stream = _video_stream(container, name)
@@ -244,7 +256,14 @@ def _video_stream(container: Any, name: str) -> Any:
         raise MediaError(
             f"{name} has no video stream, only a cover picture", fix="pass a video file"
         )
-    known = [s for s in clips if s.codec_context is not None]
+    decodable = [s for s in clips if s.codec_context is not None]
+    known = [s for s in decodable if s.codec_context.codec.canonical_name in _VIDEO_CODECS]
+    if decodable and not known:
+        codec = decodable[0].codec_context.codec.canonical_name
+        raise MediaError(
+            f"{name} uses the codec {codec}, which is not read here",
+            fix="convert it to MP4 (H.264)",
+        )
     if not known:
         raise MediaError(f"{name} uses an unknown codec", fix="convert it to MP4 (H.264)")
     best = container.streams.best("video")

@@ -18,6 +18,7 @@ from ume_core.errors import (
     UmeError,
 )
 from ume_core.items import Image, ItemLike, Text, Video
+from ume_core.session import open_session
 from ume_core.signature import Mode
 
 
@@ -104,6 +105,29 @@ class EmbedderContract:
         assert vectors is not None
         distances = np.abs(vectors[:, None] - vectors[None]).max(axis=-1)
         assert distances[~np.eye(len(vectors), dtype=bool)].min() > 1e-4
+
+    def test_a_session_gives_every_caller_the_vectors_of_embed(self, embedder: Embedder) -> None:
+        items = mixed_items()
+        with open_session(embedder) as session:
+            for mode in self.modes(embedder):
+                futures = [session.submit(item, mode=mode, max_new_tokens=6) for item in items]
+                alone = embedder.embed(items, mode=mode, max_new_tokens=6)
+                for index, future in enumerate(futures):
+                    found = future.result()
+                    assert found.record.status == alone.records[index].status
+                    assert found.signature == alone.signature
+                    pairs = (found.disc, alone.disc), (found.gen_samples, alone.gen_samples)
+                    for one, several in pairs:
+                        assert (one is None) == (several is None)
+                        if one is not None and several is not None:
+                            np.testing.assert_allclose(one, several[index], atol=self.tolerance)
+
+    def test_a_sessions_bad_item_fails_alone(self, embedder: Embedder) -> None:
+        with open_session(embedder) as session:
+            good, bad = session.submit("fine"), session.submit(Image(b"not an image"))
+            with pytest.raises(MediaError, match="Fix: "):
+                bad.result()
+            assert good.result().disc is not None
 
     def test_instruction_changes_the_vector(self, embedder: Embedder) -> None:
         plain, told = (

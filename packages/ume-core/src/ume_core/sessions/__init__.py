@@ -1,0 +1,1 @@
+"""What sessions of all engines share; the contract is `ume_core.session`."""

@@ -1,0 +1,471 @@
+"""A session's threads: some read items ahead, one computes. An engine says only how.
+
+Items of one mode wait in a line, in the order in which they are due: when they came, bulk a little
+later. Bulk thus lets queries pass, and what waits long enough passes them: nobody starves. The
+computing thread takes turns: what is due of disc, as one pack, then one step of gen.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from itertools import count
+from types import TracebackType
+from typing import Generic, Literal
+
+from ume_core.embedder import Sampling, as_ume_error, require_mode
+from ume_core.errors import (
+    DeadlineExceeded,
+    EngineUnavailable,
+    InvalidItem,
+    InvalidOption,
+    UmeError,
+)
+from ume_core.forks import call_in_progress
+from ume_core.items import Item, ItemLike, as_item, with_instruction
+from ume_core.session import LANES, Embedded, Lane, Load, OnToken
+from ume_core.sessions.jobs import How, Job, Line, P, Ticket
+from ume_core.signature import Mode
+
+Kind = Literal["disc", "gen"]
+KINDS: tuple[Kind, ...] = ("disc", "gen")
+_AHEAD, _AHEAD_BYTES = 256, 256 * 1024 * 1024  # prepared items of a line; whichever comes first
+_OTHERS = 256  # waiting jobs looked at to fill a pack
+
+
+class BaseSession(ABC, Generic[P]):
+    """Base of the sessions. `P` is an item as the engine wants it."""
+
+    def __init__(self, name: str, modes: frozenset[Mode], bulk_later: float) -> None:
+        """Have threads, which start with the first item.
+
+        Args:
+            name: the engine's name.
+            modes: the modes it has.
+            bulk_later: seconds by which bulk lets queries that come after it go first.
+        """
+        self._name, self._modes, self._bulk_later = name, modes, bulk_later
+        self._changed = threading.Condition(threading.RLock())
+        self._lines: dict[Kind, Line[P]] = {k: Line(_AHEAD, _AHEAD_BYTES) for k in KINDS}
+        self._inflight: dict[Hashable, Job[P]] = {}
+        self._running: dict[int, Job[P]] = {}
+        self._dropped: list[Job[P]] = []
+        self._timed: list[Ticket[P]] = []
+        self._numbers, self._shared = count(), 0
+        self._closed = False
+        readers = max(2, min(8, os.cpu_count() or 2))
+        self._threads = [
+            threading.Thread(target=self._read, name="ume-read", daemon=True)
+            for _ in range(readers)
+        ]
+        self._threads.append(threading.Thread(target=self._compute, name="ume-run", daemon=True))
+        self._began, self._process = False, os.getpid()
+
+    @abstractmethod
+    def prepare(self, item: Item, how: How) -> P:
+        """Read an item's media and lay it out. Called by several threads.
+
+        Raises:
+            UmeError: the item is bad.
+        """
+
+    @abstractmethod
+    def size(self, prepared: P) -> int:
+        """Bytes a prepared item holds."""
+
+    @abstractmethod
+    def key(self, prepared: P, how: How) -> Hashable:
+        """Equal for items that have the same vectors; None if that cannot be said."""
+
+    @abstractmethod
+    def budget(self, asked: int | None) -> int:
+        """Tokens of gen.
+
+        Raises:
+            InvalidOption: no number of tokens.
+        """
+
+    @abstractmethod
+    def fits(self, group: Sequence[Job[P]], more: Job[P]) -> bool:
+        """Whether one more job may be computed together with these."""
+
+    @abstractmethod
+    def compute(self, group: Sequence[Job[P]]) -> list[Embedded | UmeError]:
+        """The vectors of jobs that `fits` let through together."""
+
+    def check(self) -> None:
+        """Refuse to compute where it would hang or fail.
+
+        Raises:
+            EngineUnavailable: so here.
+        """
+
+    def step(self) -> bool:
+        """One step of answers that decode together; whether there was anything to do.
+
+        An engine whose gen does not decode row by row has none: its gen is computed in groups.
+        """
+        return False
+
+    def drop(self, jobs: Sequence[Job[P]]) -> None:
+        """Stop the answers of jobs that nobody wants any more."""
+
+    def end(self) -> None:
+        """Forget what decodes: the computing thread ends, or a step failed."""
+
+    steps: frozenset[Kind] = frozenset()
+    """The kinds that `step` computes."""
+
+    def submit(
+        self,
+        item: ItemLike,
+        *,
+        mode: Mode = "disc",
+        instruction: str | None = None,
+        sampling: Sampling | None = None,
+        max_new_tokens: int | None = None,
+        deadline: float | None = None,
+        on_token: OnToken | None = None,
+        lane: Lane = "query",
+        scope: str = "",
+    ) -> Future[Embedded]:
+        """See `ume_core.session.Session.submit`."""
+        mode = require_mode(mode, self._modes, self._name)
+        if sampling is not None and mode == "disc":
+            raise InvalidOption("sampling was given in disc mode", fix="use mode='gen' or 'both'")
+        if lane not in LANES:
+            raise InvalidOption(f"unknown lane {lane!r}", fix="use 'query' or 'bulk'")
+        if deadline is not None and not deadline > 0:
+            raise InvalidOption(f"the deadline is {deadline!r}", fix="pass seconds from now")
+        how = How(mode, self.budget(max_new_tokens) if mode != "disc" else 0, sampling)
+        try:
+            whole = with_instruction(as_item(item), instruction)
+        except RecursionError:
+            raise InvalidItem(
+                "the item is nested too deeply", fix="put its parts into one list"
+            ) from None
+        if os.getpid() != self._process:
+            raise EngineUnavailable(
+                "this process was forked after the session was opened, and has not its threads",
+                fix="open a session in each process",
+            )
+        now = time.monotonic()
+        future: Future[Embedded] = Future()
+        with self._changed:
+            if self._closed:
+                raise EngineUnavailable("the session is closed", fix="open another one")
+            if not self._began:
+                self._began = True
+                for thread in self._threads:
+                    thread.start()
+            due = now + (self._bulk_later if lane == "bulk" else 0.0)
+            job = Job[P](next(self._numbers), whole, how, scope, now, due)
+            ticket = Ticket[P](future, job, None if deadline is None else now + deadline, on_token)
+            job.tickets.append(ticket)
+            self._line(job).unread.put(job)
+            if ticket.deadline is not None:
+                self._timed.append(ticket)
+            self._changed.notify_all()
+        future.add_done_callback(lambda done: self._left(ticket) if done.cancelled() else None)
+        return future
+
+    def load(self) -> Load:
+        """See `ume_core.session.Session.load`."""
+        with self._changed:
+            running: dict[str, int] = {"disc": 0, "gen": 0}
+            for job in self._running.values():
+                running[_kind(job)] += 1
+            waiting: dict[str, int] = {kind: len(self._lines[kind]) for kind in KINDS}
+            reading = sum(line.reading + len(line.unread) for line in self._lines.values())
+            return Load(waiting, running, reading, self._shared)
+
+    def close(self, *, drain: bool = True) -> None:
+        """See `ume_core.session.Session.close`."""
+        with self._changed:
+            self._closed = True
+            if not drain:
+                for job in self._all():
+                    self._finish(job, EngineUnavailable("the session was closed", fix="ask again"))
+            self._changed.notify_all()
+        if self._began and threading.current_thread() not in self._threads:
+            for thread in self._threads:
+                thread.join()
+
+    def __enter__(self) -> BaseSession[P]:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close; without draining if there was an error."""
+        self.close(drain=kind is None)
+
+    @property
+    def gen_ready(self) -> bool:
+        """Whether a gen job can start."""
+        return len(self._lines["gen"].ready) > 0
+
+    def take_gen(self) -> Job[P] | None:
+        """The next gen job, which runs from now on; None if none is ready. For `step`."""
+        with self._changed:
+            line = self._lines["gen"]
+            if not len(line.ready):
+                return None
+            job = self._take(line)
+            self._changed.notify_all()
+            return job
+
+    def said(self, job: Job[P], sample: int, text: str) -> None:
+        """Hand on new text of a job's sample. For `step` and `compute`."""
+        with self._changed:
+            job.texts[sample] = job.texts.get(sample, "") + text
+            for ticket in job.tickets:
+                _tell(ticket, sample, text)
+
+    def finish(self, job: Job[P], outcome: Embedded | UmeError) -> None:
+        """A job is done. For `step`."""
+        with self._changed:
+            self._finish(job, outcome)
+
+    def running_job(self, number: int) -> Job[P] | None:
+        """A job that runs, by number."""
+        return self._running.get(number)
+
+    def fail_running(self, error: BaseException) -> None:
+        """Fail what `step` computes: an error of the engine, not of an item."""
+        with self._changed:
+            for job in [j for j in self._running.values() if _kind(j) in self.steps]:
+                self._finish(job, _engine_error(error))
+
+    # Threads that read.
+
+    def _read(self) -> None:
+        while True:
+            with self._changed:
+                job = self._next_unread()
+                while job is None:
+                    if self._closed and not any(len(line) for line in self._lines.values()):
+                        return
+                    self._changed.wait()
+                    job = self._next_unread()
+            line = self._line(job)
+            try:
+                prepared = self.prepare(job.item, job.how)
+                size, key = self.size(prepared), self.key(prepared, job.how)
+            except Exception as caught:  # so that one bad item cannot take the others down
+                error = as_ume_error(caught)
+                with self._changed:
+                    line.reading -= 1
+                    self._finish(job, error)
+                    self._changed.notify_all()
+                continue
+            with self._changed:
+                line.reading -= 1
+                self._ready(job, prepared, size, None if key is None else (job.scope, key))
+                self._changed.notify_all()
+
+    def _next_unread(self) -> Job[P] | None:
+        """The item that is due first, of the lines that may be read further ahead."""
+        open_lines = [x for x in self._lines.values() if len(x.unread) and x.has_room]
+        if not open_lines:
+            return None
+        line = min(open_lines, key=lambda x: x.unread.due)
+        line.reading += 1
+        return line.unread.pop()
+
+    def _ready(self, job: Job[P], prepared: P, size: int, key: Hashable) -> None:
+        """A job can be computed, or shares what an equal one gets."""
+        if job.done:
+            return
+        same = self._inflight.get(key) if key is not None else None
+        if same is not None and not same.done:
+            self._shared += len(job.tickets)
+            for ticket in job.tickets:
+                ticket.job = same
+                same.tickets.append(ticket)
+                for sample, text in same.texts.items():
+                    _tell(ticket, sample, text)
+            job.tickets, job.done = [], True
+            line = self._line(same)
+            if job.due < same.due and same.began is None:  # a query hastens the bulk it equals
+                line.ready.discard(same)
+                same.due = job.due
+                line.ready.put(same)
+            return
+        job.prepared, job.size, job.key = prepared, size, key
+        if key is not None:
+            self._inflight[key] = job
+        line = self._line(job)
+        line.held += size
+        line.ready.put(job)
+
+    # The thread that computes.
+
+    def _compute(self) -> None:
+        while True:
+            with self._changed:
+                self._expire()
+                while not self._busy():
+                    if self._closed and not any(len(line) for line in self._lines.values()):
+                        self._changed.notify_all()
+                        self.end()
+                        return
+                    self._changed.wait(self._patience())
+                    self._expire()
+                dropped, self._dropped = self._dropped, []
+                groups = [self._group(kind) for kind in KINDS if kind not in self.steps]
+                self._changed.notify_all()
+            try:
+                with call_in_progress():
+                    self.check()
+                    self.drop(dropped)
+                    for group in groups:
+                        self._run(group)
+                    self.step()
+            except Exception as error:
+                for group in groups:
+                    for job in group:
+                        self.finish(job, _engine_error(error))
+                self.fail_running(error)
+                self.end()
+
+    def _busy(self) -> bool:
+        return bool(
+            self._dropped or self._running or any(len(x.ready) for x in self._lines.values())
+        )
+
+    def _group(self, kind: Kind) -> list[Job[P]]:
+        """What of a line is computed next, together."""
+        line = self._lines[kind]
+        if not len(line.ready):
+            return []
+        group = [self._take(line)]
+        for job, _ in zip(list(line.ready), range(_OTHERS), strict=False):
+            if self.fits(group, job):
+                line.ready.discard(job)
+                group.append(self._started(job, line))
+        return group
+
+    def _take(self, line: Line[P]) -> Job[P]:
+        return self._started(line.ready.pop(), line)
+
+    def _started(self, job: Job[P], line: Line[P]) -> Job[P]:
+        line.held -= job.size
+        job.began = time.monotonic()
+        self._running[job.number] = job
+        return job
+
+    def _run(self, group: list[Job[P]]) -> None:
+        """Compute a group; should it fail as a whole, each of its jobs alone."""
+        if not group:
+            return
+        try:
+            outcomes = self.compute(group)
+        except Exception as error:
+            if len(group) == 1:
+                self.finish(group[0], _engine_error(error))
+                return
+            for job in group:
+                self._run([job])
+            return
+        for job, outcome in zip(group, outcomes, strict=True):
+            self.finish(job, outcome)
+
+    def _finish(self, job: Job[P], outcome: Embedded | UmeError) -> None:
+        if job.done:
+            return
+        self._forget(job)
+        for ticket in job.tickets:
+            self._settle(ticket, outcome)
+        job.tickets = []
+
+    def _forget(self, job: Job[P]) -> None:
+        """Nobody waits for a job any more; what it holds is free, or will be at the next step."""
+        job.done = True
+        line = self._line(job)
+        line.unread.discard(job)
+        if job.began is None and job.prepared is not None:
+            line.ready.discard(job)
+            line.held -= job.size
+        if job.key is not None and self._inflight.get(job.key) is job:
+            del self._inflight[job.key]
+        self._running.pop(job.number, None)
+
+    def _settle(self, ticket: Ticket[P], outcome: Embedded | UmeError) -> None:
+        if ticket.deadline is not None:
+            with suppress(ValueError):
+                self._timed.remove(ticket)
+        if not ticket.future.set_running_or_notify_cancel():
+            return
+        if isinstance(outcome, UmeError):
+            ticket.future.set_exception(outcome)
+        else:
+            ticket.future.set_result(outcome)
+
+    def _left(self, ticket: Ticket[P]) -> None:
+        """A caller does not wait any more."""
+        with self._changed:
+            if ticket.deadline is not None:
+                with suppress(ValueError):
+                    self._timed.remove(ticket)
+            self._remove(ticket)
+            self._changed.notify_all()
+
+    def _remove(self, ticket: Ticket[P]) -> None:
+        job = ticket.job
+        with suppress(ValueError):
+            job.tickets.remove(ticket)
+        if not job.tickets and not job.done:
+            if job.began is not None and _kind(job) in self.steps:
+                self._dropped.append(job)
+            self._forget(job)
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        for ticket in [t for t in self._timed if t.deadline is not None and t.deadline <= now]:
+            when = "before its turn came" if ticket.job.began is None else "while it was computed"
+            self._remove(ticket)
+            fix = "ask again with a later deadline"
+            self._settle(ticket, DeadlineExceeded(f"the deadline passed {when}", fix=fix))
+
+    def _patience(self) -> float | None:
+        """Seconds until the next deadline."""
+        ends = [t.deadline for t in self._timed if t.deadline is not None]
+        return max(0.0, min(ends) - time.monotonic()) if ends else None
+
+    def _line(self, job: Job[P]) -> Line[P]:
+        return self._lines[_kind(job)]
+
+    def _all(self) -> list[Job[P]]:
+        waiting = [j for x in self._lines.values() for q in (x.unread, x.ready) for j in q]
+        return [*waiting, *self._running.values()]
+
+
+def _kind(job: Job[P]) -> Kind:
+    return "disc" if job.how.mode == "disc" else "gen"
+
+
+def _tell(ticket: Ticket[P], sample: int, text: str) -> None:
+    if ticket.on_token is not None:
+        with suppress(Exception):  # a listener's fault is its own
+            ticket.on_token(sample, text)
+
+
+def _engine_error(error: BaseException) -> UmeError:
+    if isinstance(error, UmeError):
+        return error
+    made = EngineUnavailable(
+        f"computing raised {type(error).__name__}: {error}",
+        fix="ask again; if it comes again, embed the item alone: the traceback shows where",
+    )
+    made.__cause__ = error
+    return made
