@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import ume_core
 import ume_nano
+from ume_core.by_mode import ByMode
+from ume_core.embedder import Embedder
 from ume_core.testing import EmbedderContract
 from ume_torch import TorchEmbedder
 
@@ -28,3 +31,12 @@ class TestTorchNano(EmbedderContract):
     @pytest.fixture(scope="class")
     def embedder(self) -> TorchEmbedder:
         return TorchEmbedder(ume_nano.path())
+
+
+class TestNanoOnTwoEngines(EmbedderContract):
+    @pytest.fixture(scope="class")
+    def embedder(self) -> Embedder:
+        pytest.importorskip("onnxruntime")
+        loaded = ume_core.load("ume-nano", device="cpu")
+        assert isinstance(loaded, ByMode)
+        return loaded

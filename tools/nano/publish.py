@@ -4,8 +4,8 @@
 from: each run ends somewhere else around a good place, and between two of them is often better than
 either (stochastic weight averaging, Izmailov et al., 2018).
 
-Writes bfloat16 weights beside tokenizer and settings into packages/ume-nano, measures that very
-directory with `tools.nano.evaluate`, and writes the model card with the numbers.
+Writes bfloat16 weights beside tokenizer, settings and exported graphs into packages/ume-nano,
+measures that very directory with `tools.nano.evaluate`, and writes the model card with the numbers.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 import ume_nano
+from tools.nano import graphs
 from tools.nano.evaluate import CACHE, ROOT, Cell, table
 from tools.nano.sources import SOURCES
 from ume_qwen.checkpoint import find_checkpoint
@@ -46,6 +47,7 @@ def main() -> None:
     target = ume_nano.path()
     if not args.card_only:
         _weights(args.run, target, args.average)
+        graphs.main()
         command = [sys.executable, "-m", "tools.nano.evaluate", "--json", str(NUMBERS)]
         subprocess.run(command, cwd=ROOT, check=True)
         ablation = [sys.executable, "-m", "tools.nano.ablation", "--json", str(NUMBERS)]
@@ -100,7 +102,7 @@ def card(found: dict[str, Any]) -> str:
         same_picture,
     )
     names, thinking = found["ablation"]["words"], found["ablation"]["thinking"]
-    size = sum(f.stat().st_size for f in ume_nano.path().iterdir()) / 1e6
+    size = sum(f.stat().st_size for f in ume_nano.path().iterdir() if f.is_file()) / 1e6
     return CARD.read_text("utf-8").format(
         size=f"{size:.1f}",
         at_end=" | ".join(map(str, at_end)),

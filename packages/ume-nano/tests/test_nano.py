@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import ume_core
 import ume_nano
 from tests.recipe import Recipe
-from ume_core import LoadOptions
+from ume_core import ItemLike, LoadOptions
+from ume_qwen.checkpoint import find_checkpoint
+from ume_qwen.exported.manifest import Manifest
 from ume_torch import TorchEmbedder
 
 GALLERY = Path(__file__).resolve().parents[3] / "tools" / "gallery"
 
 
 def test_it_fits_and_has_the_published_layout() -> None:
-    files = {p.name: p.stat().st_size for p in ume_nano.path().iterdir()}
-    assert sum(files.values()) < 20_000_000
+    files = {p.name: p.stat().st_size for p in ume_nano.path().rglob("*") if p.is_file()}
+    graphs = {name: files.pop(name) for name in list(files) if name.endswith(".onnx")}
+    assert sum(files.values()) < 20_000_000 and sum(graphs.values()) < 25_000_000
     assert {"config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json",
             "generation_config.json", "chat_template.json", "README.md"} <= set(files)  # fmt: skip
     config = json.loads((ume_nano.path() / "config.json").read_text())
@@ -52,3 +59,48 @@ def test_it_finds_pictures_by_name(name: str) -> None:
     assert pictures is not None and words is not None
     best = np.argsort(-(pictures @ words[0]))[:5]
     assert name in [files[i].stem for i in best]
+
+
+def test_its_graphs_are_of_these_very_weights() -> None:
+    """After a change of the model: `python -m tools.nano.graphs`."""
+    manifest = Manifest.read(ume_nano.path())
+    assert manifest.weights == find_checkpoint(ume_nano.path()).digest()
+    assert manifest.precision == "float32" and manifest.parity["max_difference"] < 1e-5
+
+
+def test_its_graphs_give_the_vectors_of_its_weights() -> None:
+    pytest.importorskip("onnxruntime")
+    pictures = [GALLERY / f"{name}.png" for name in ("dog", "bus", "key")]
+    mixed = {"text": "the same in red", "image": str(GALLERY / "red-apple.png")}
+    items: list[ItemLike] = [*pictures, GALLERY / "dog-moving-left.mp4", "a red apple", mixed]
+    quick: Any = ume_core.load("ume-nano", device="cpu")
+    assert quick.first.name == "onnxruntime"
+    exact = TorchEmbedder(ume_nano.path(), LoadOptions(device="cpu")).embed(items, instruction="x")
+    found = quick.embed(items, instruction="x")
+    found.signature.check(exact.signature)
+    np.testing.assert_allclose(found.vectors("disc"), exact.vectors("disc"), atol=1e-5)
+
+
+CODE = """
+import sys
+import ume_core
+model = ume_core.load("ume-nano", device="cpu")
+model.embed(["a dog"])
+print(model.name, sorted({"torch", "transformers"} & set(sys.modules)))
+signature = model.signature("gen")
+result = model.embed(["a dog"], mode="both", max_new_tokens=2)
+assert result.signature.for_mode("gen") == signature
+print("torch" in sys.modules)
+"""
+
+
+def test_torch_is_loaded_when_gen_is_first_asked_for() -> None:
+    pytest.importorskip("onnxruntime")
+    run = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines() == ["onnxruntime+torch []", "True"]
+
+
+def test_what_the_graphs_do_not_have_goes_to_torch() -> None:
+    named: dict[str, Any]
+    for named in ({"dtype": "float16"}, {"invariant": True}):
+        assert ume_core.load("ume-nano", device="cpu", **named).name == "torch"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ume_core.by_mode import ByMode
 from ume_core.embedder import Embedder
 from ume_core.errors import CheckpointError, EngineUnavailable, InvalidOption
 from ume_core.hookspecs import BackendSpec, ModelSpec, resolve
@@ -25,7 +27,8 @@ def load(
     Args:
         model: an alias (`ume models` lists them), a checkpoint directory, or a hub id.
         engine: an engine's name (`ume plugins` lists them), or `auto` for the best that can load
-            the model and knows all options given.
+            the model and knows all options given. Where that one lacks a mode, as ONNX Runtime
+            lacks gen, the next that has it is loaded when the mode is first asked for.
         options: how to load.
         **changes: fields of `LoadOptions` by name, such as `device="cuda"`, `dtype="bfloat16"`,
             `policy=Policy.closed()`, and the engine's own options (`ume plugins ENGINE` lists
@@ -49,13 +52,25 @@ def load(
         )
     if engine != "auto":
         return _create(_named(engine), location, chosen, own)
-    *others, last = _able(location, chosen.device, own)
-    for spec in others:
+    able = _able(location, chosen.device, own)
+    while len(able) > 1:
+        spec = able.pop(0)
         try:
-            return _create(spec, location, chosen, own)
+            embedder = _create(spec, location, chosen, own)
         except EngineUnavailable:  # built for another machine, say; the next one may do
             continue
-    return _create(last, location, chosen, own)
+        return _with_more_modes(embedder, able, lambda s: _create(s, location, chosen, own))
+    return _create(able[0], location, chosen, own)
+
+
+def _with_more_modes(
+    embedder: Embedder, others: list[BackendSpec], create: Callable[[BackendSpec], Embedder]
+) -> Embedder:
+    """The embedder, with the modes it lacks from the best engine that has them."""
+    more = next((spec for spec in others if not spec.modes <= embedder.modes), None)
+    if more is None:
+        return embedder
+    return ByMode(embedder, more.name, more.modes, lambda: create(more))
 
 
 def locate(model: str | Path) -> tuple[str | Path, ModelSpec | None]:

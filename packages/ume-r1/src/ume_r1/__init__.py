@@ -9,21 +9,31 @@ result.disc @ result.disc.T
 ```
 """
 
-from ume_core import (
-    EmbeddingResult,
-    Image,
-    Item,
-    Limits,
-    LoadOptions,
-    Policy,
-    Sampling,
-    Signature,
-    Text,
-    UmeError,
-    Video,
-    similarity,
-)
-from ume_r1.loading import load
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ume_core.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from ume_core import (
+        EmbeddingResult,
+        Image,
+        Item,
+        Limits,
+        LoadOptions,
+        Policy,
+        Sampling,
+        Signature,
+        SignatureMismatch,
+        Text,
+        UmeError,
+        Video,
+        similarity,
+    )
+    from ume_r1.loading import load
+
+    __version__: str
 
 __all__ = [
     "EmbeddingResult",
@@ -34,9 +44,24 @@ __all__ = [
     "Policy",
     "Sampling",
     "Signature",
+    "SignatureMismatch",
     "Text",
     "UmeError",
     "Video",
     "load",
     "similarity",
 ]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "ume_core": "EmbeddingResult Image Item Limits LoadOptions Policy Sampling Signature"
+        " SignatureMismatch Text UmeError Video similarity",
+        "ume_r1.loading": "load",
+    },
+    distribution="ume-r1",
+)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -105,7 +105,7 @@ def model_meta(
         "open_weights": True,
         "languages": ["eng-Latn"],
         "modalities": ["text", "image", "video"],
-        "framework": ["PyTorch"] if embedder.name == "torch" else [],
+        "framework": ["PyTorch"] if "torch" in embedder.name else [],
         "similarity_fn_name": ScoringFunction.COSINE,
     }
     facts |= _NANO if signature.model == "ume-nano" else {}

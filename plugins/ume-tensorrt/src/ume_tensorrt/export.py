@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ume_core.errors import InvalidOption
 from ume_qwen.exported.environment import run_exporter
+from ume_qwen.formats import has_weights_beside
 
 PRECISIONS = ("float32", "bfloat16", "float16")  # int8 exports hold ONNX Runtime's own operators
 
@@ -43,4 +44,6 @@ def run(
     model: str | Path, name: str, directory: Path | None, options: TensorRTExportOptions
 ) -> None:
     """The function `ume_exporters` names; without a directory, `model` is an export itself."""
+    if directory is None and has_weights_beside(model):
+        raise InvalidOption("no directory was named", fix="run: ume export MODEL DIRECTORY")
     run_exporter("tensorrt", model, name, directory, options)

@@ -10,7 +10,13 @@ from typing import Protocol
 
 import numpy as np
 
-from ume_core.errors import CheckpointError, InvalidOption, LimitExceeded, UmeError
+from ume_core.errors import (
+    CheckpointError,
+    EngineUnavailable,
+    InvalidOption,
+    LimitExceeded,
+    UmeError,
+)
 from ume_core.options import LoadOptions
 from ume_core.results import Vectors
 from ume_core.signature import Mode
@@ -20,6 +26,7 @@ from ume_qwen.embedder import QwenEmbedder, unit
 from ume_qwen.exported.inputs import TEXT, VISION, Arrays, Floats, VisionLayout, text_arrays
 from ume_qwen.exported.manifest import Manifest
 from ume_qwen.exported.prefix import Prefix
+from ume_qwen.formats import has_weights_beside
 from ume_qwen.pack import build_pack
 from ume_qwen.patches import VisualInput
 from ume_qwen.render import RenderedPrompt
@@ -57,6 +64,8 @@ class Export:
         Raises:
             CheckpointError: it is not an exported directory, or it is damaged.
             InvalidOption: a dtype was asked for that the export does not have.
+            EngineUnavailable: the same where the weights stand beside the graphs: an engine that
+                loads them has every dtype.
         """
         directory = Path(model)
         if not directory.is_dir():
@@ -66,7 +75,8 @@ class Export:
             )
         manifest = Manifest.read(directory, unchecked=unchecked)
         if options.dtype not in ("auto", manifest.precision):
-            raise InvalidOption(
+            refusal = EngineUnavailable if has_weights_beside(directory) else InvalidOption
+            raise refusal(
                 f"{directory} was exported in {manifest.precision}, not {options.dtype}",
                 fix=f"export it again with -o precision={options.dtype}",
             )
