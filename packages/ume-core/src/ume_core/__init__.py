@@ -79,8 +79,8 @@ __getattr__ = lazy_names(
     {
         "ume_core.embedder": "Embedder Sampling",
         "ume_core.errors": "CheckpointError DeadlineExceeded EngineUnavailable InvalidItem"
-        " InvalidOption LimitExceeded MediaError ModeNotSupported PluginError PolicyViolation SignatureMismatch"
-        " UmeError",
+        " InvalidOption LimitExceeded MediaError ModeNotSupported PluginError PolicyViolation"
+        " SignatureMismatch UmeError",
         "ume_core.items": "Image Item ItemLike Text Video as_item as_items",
         "ume_core.limits": "Limits Policy",
         "ume_core.loading": "load",
