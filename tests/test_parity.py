@@ -152,6 +152,23 @@ def test_a_request_that_is_not_recognised_is_warned_about_in_the_record(
         assert not fine.warnings and "<disc_emb>" in warned.warnings[0]
 
 
+def test_an_answers_log_probability_is_transformers(checkpoint: Callable[[str], Path]) -> None:
+    recipe = Recipe(checkpoint("qwen2_vl"), "qwen2_vl")
+    text = {"type": "text", "text": "a red apple"}
+    found = recipe.model.generate(
+        **recipe.inputs([text], gen=True), max_new_tokens=12, do_sample=False,
+        output_logits=True, return_dict_in_generate=True,
+    )  # fmt: skip
+    scores = recipe.model.compute_transition_scores(
+        found.sequences, found.logits, normalize_logits=True
+    )[0]
+    engine = TorchEmbedder(checkpoint("qwen2_vl"))
+    sample = engine.embed(["a red apple"], mode="gen", max_new_tokens=12).records[0].samples[0]
+    expected = float(scores[: sample.generated_tokens].mean())
+    assert sample.generated_tokens > 3
+    assert sample.mean_logprob == pytest.approx(expected, abs=1e-4)
+
+
 def test_mtebs_own_wrapper_gives_the_same_gen_vectors(
     checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,8 +1,7 @@
 """What thinking is worth on ume-nano's held-out cells: `python -m tools.nano.scaling`.
 
-The study is `ume_eval.scaling`'s, the same as `ume eval scaling` runs on MMEB-V2. Added here, since
-it needs the engine's inside: answers whose thinking, or whole text, is another item's (upstream
-issue 12: how much does the vector depend on what was thought?).
+The study is `ume_eval.scaling`'s, the same as `ume eval scaling` runs on MMEB-V2; beside another
+item's thinking, answers that are another item's as a whole.
 """
 
 from __future__ import annotations
@@ -24,72 +23,15 @@ from tools.nano.model import SIDE
 from tools.nano.recipe import Scene, draw_scene, seen
 from tools.nano.sources import UNSEEN_STYLE
 from tools.nano.sprites import SpriteSheet, load_sprites
-from ume_core import Embedder, LoadOptions
-from ume_core.prompts import ANSWER_OPEN, GEN_TOKEN, THINK_CLOSE, THINK_OPEN
+from ume_core import LoadOptions
 from ume_eval.data import Entry, Media, Query, TaskData
 from ume_eval.report.scaling import write_scaling
 from ume_eval.run.store import write_json
-from ume_eval.scaling import StudyOptions, study
-from ume_eval.scaling.branches import Embedded, embed
+from ume_eval.scaling import Shuffled, StudyOptions, study
 from ume_eval.tasks import Source, Task
 from ume_torch import TorchEmbedder
 
 NEW_TOKENS = 64
-_SHUFFLED_UP_TO = 500  # pools beyond it take too long item by item
-
-
-class GivenAnswers(TorchEmbedder):
-    """Begins the answer of every item with a given text; one item per call."""
-
-    text = ""
-
-    def beginning(self) -> list[int]:
-        """The given text."""
-        return self.prepare.tokenizer.encode_trusted(self.text)
-
-    def embed_after(self, entries: Sequence[Entry], beginnings: Sequence[str]) -> Embedded:
-        """Gen vectors whose answers begin as given."""
-        found: list[Embedded] = []
-        for entry, self.text in zip(entries, beginnings, strict=True):
-            found.append(embed(self, [entry], "gen", max_new_tokens=NEW_TOKENS))
-        return Embedded(
-            np.concatenate([f.vectors for f in found]),
-            np.concatenate([f.tokens for f in found]),
-            np.concatenate([f.generated for f in found]),
-            float(np.mean([f.seconds for f in found])),
-            [f.texts[0] for f in found],
-            sum(f.forced for f in found),
-        )
-
-
-class Shuffled:
-    """Thinking, or whole answers, dealt out to other items of the same side.
-
-    Args:
-        engine: gives the answers.
-        given: takes them.
-        whole: the summary too, not thinking alone.
-    """
-
-    def __init__(self, engine: Embedder, given: GivenAnswers, *, whole: bool) -> None:
-        self.engine, self.given, self.whole = engine, given, whole
-
-    def __call__(self, data: TaskData) -> tuple[Embedded, Embedded]:
-        """Queries and candidates."""
-        first, second = (self._side(e) for e in ([q.entry for q in data.queries], data.candidates))
-        return first, second
-
-    def _side(self, entries: Sequence[Entry]) -> Embedded:
-        own = embed(self.engine, entries, "gen", max_new_tokens=NEW_TOKENS)
-        # A rotation by half the pool: nobody keeps its own.
-        dealt = [own.texts[(n + len(entries) // 2) % len(entries)] for n in range(len(entries))]
-        return self.given.embed_after(entries, [self._beginning(text) for text in dealt])
-
-    def _beginning(self, text: str) -> str:
-        if self.whole:
-            return text.partition(GEN_TOKEN)[0] + GEN_TOKEN
-        thinking = text.partition(THINK_OPEN)[2].partition(THINK_CLOSE)[0]
-        return f"{THINK_OPEN}{thinking}{THINK_CLOSE}{ANSWER_OPEN}"
 
 
 def cells(sheet: SpriteSheet, folder: Path) -> list[TaskData]:
@@ -159,7 +101,6 @@ def main() -> None:
     path = ume_nano.path()
     base = LoadOptions(name="ume-nano")  # its own conventions, not those of the published numbers
     engine = TorchEmbedder(path, base)
-    given = GivenAnswers(path, base)
     variants = {
         name: TorchEmbedder(path, replace(base, thinking=name, thinking_tokens=8))
         for name in ("short", "none", "skip")
@@ -179,12 +120,10 @@ def main() -> None:
                 found.append(content["study"])
                 continue
         print(data.task.name, file=sys.stderr, flush=True)
-        answers = {}
-        if len(data.queries) <= _SHUFFLED_UP_TO:
-            answers = {
-                "thinking of another item": Shuffled(engine, given, whole=False),
-                "answer of another item": Shuffled(engine, given, whole=True),
-            }
+        answers = {
+            "thinking of another item": Shuffled(engine, max_new_tokens=NEW_TOKENS),
+            "answer of another item": Shuffled(engine, whole=True, max_new_tokens=NEW_TOKENS),
+        }
         options = StudyOptions(
             args.samples, max_new_tokens=NEW_TOKENS, variants=variants, answers=answers
         )

@@ -133,7 +133,7 @@ def test_bootstrap_intervals_cover_the_truth_as_often_as_they_say() -> None:
 
 def test_a_study_of_the_miniature(demo: Annotations, tmp_path: Path) -> None:
     command = ["eval", "scaling", "--demo", "--tasks", "QVHighlight", "ViDoSeek-doc"]
-    output = ["--samples", "3", "--variants", "none", "--output", str(tmp_path)]
+    output = ["--samples", "3", "--variants", "none", "shuffled", "--output", str(tmp_path)]
     assert main([*command, *output]) == 0
     content = json.loads((tmp_path / "scaling.json").read_text("utf-8"))
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "studies").iterdir()}
@@ -142,7 +142,14 @@ def test_a_study_of_the_miniature(demo: Annotations, tmp_path: Path) -> None:
     assert [s["task"] for s in content["studies"]] == ["QVHighlight", "ViDoSeek-doc"]
     for found in content["studies"]:
         points = found["points"]
-        assert {"disc", "gen", "gen, none", "oracle of disc and gen", "fusion, raw"} <= set(points)
+        assert {
+            "disc",
+            "gen",
+            "gen, none",
+            "gen, thinking of another item",
+            "oracle of disc and gen",
+            "fusion, raw",
+        } <= set(points)
         assert points["oracle of disc and gen"]["quality"] >= points["gen"]["quality"]
         assert points["gen"]["query_generated"] > 0 == points["disc"]["query_generated"]
         both = points["disc"]["index_tokens"] + points["gen"]["index_tokens"]
@@ -153,6 +160,7 @@ def test_a_study_of_the_miniature(demo: Annotations, tmp_path: Path) -> None:
         assert curve[0]["query_tokens"] < curve[-1]["query_tokens"]
         passes = [p["quality"] for p in found["samples"]["pass_at_k"]]
         assert passes == sorted(passes)
+        assert set(found["samples"]["pooled"]) == {"mean", "medoid", "confidence"}
     page = (tmp_path / "scaling.html").read_text("utf-8")
     assert page.count("<svg") == 4
     assert demo.data.is_dir()

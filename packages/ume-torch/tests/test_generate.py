@@ -27,7 +27,7 @@ class Script:
         self.script = script
         self.steps: list[int] = []
         self.cache = KeyValues(Shape(1, 1, 1, torch.float32, CPU))
-        self.running = DecodeBatch(Plain(self._step), lambda states: states, self.cache, self._pick)
+        self.running = DecodeBatch(Plain(self._step), self._head, self.cache, self._pick)
         self.rules = rules
 
     def join(self, prompts: Sequence[int], given: Sequence[int] = ()) -> None:
@@ -38,6 +38,9 @@ class Script:
         ]
         own = [torch.full((prompt_tokens, 1, 1), float(p)) for p in prompts]
         self.running.add(rows, [[(t, t)] for t in own])
+
+    def _head(self, states: Tensor) -> Tensor:
+        return torch.zeros(len(states), 30)
 
     def _pick(self, logits: Tensor, rows: Sequence[Row]) -> list[int]:
         assert len(logits) == len(rows)

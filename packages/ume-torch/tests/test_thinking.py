@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ume_core import InvalidOption, LoadOptions, Sampling
+from ume_core import InvalidOption, LoadOptions, Sampling, SignatureMismatch
+from ume_core.testing.contract import picture
 from ume_torch import TorchEmbedder
 from ume_torch.options import TorchOptions
 from ume_torch.testing.engine import Scarce, close, many_items
@@ -50,6 +51,26 @@ def test_short_no_and_skipped_thinking_say_what_they_are(
     assert skipped.embed(["a"], mode="gen").records[0].generated_tokens == 0
     with pytest.raises(InvalidOption, match="unknown thinking"):
         TorchEmbedder(checkpoint("qwen2_vl"), LoadOptions(thinking="some"))
+
+
+def test_an_answer_goes_on_from_the_beginning_it_is_given(
+    checkpoint: Make, qwen2: TorchEmbedder, tmp_path: Path
+) -> None:
+    items = ["a red apple", picture(1)]
+    thoughtless = TorchEmbedder(checkpoint("qwen2_vl"), LoadOptions(thinking="none"))
+    expected = thoughtless.embed(items, mode="gen", max_new_tokens=12)
+    found = qwen2.embed_after(items, ["<think></think><answer>"] * 2, max_new_tokens=12)
+    close(found, expected)
+    with pytest.raises(SignatureMismatch, match="thinking: given"):
+        found.signature.check(expected.signature)
+    caching = TorchOptions(gen_cache=tmp_path / "answers.db")
+    remembers = TorchEmbedder(checkpoint("qwen2_vl"), engine_options=caching)
+    for beginning in ("<think>one</think>", "<think>two</think>"):  # neither is remembered
+        found = remembers.embed_after(["a red apple"], [beginning], max_new_tokens=5)
+        assert found.records[0].samples[0].text.startswith(beginning)
+        assert found.records[0].generated_tokens == 5
+    with pytest.raises(InvalidOption, match="2 items have 1 beginnings"):
+        qwen2.embed_after(items, [""])
 
 
 def test_the_gen_cache_answers_without_the_model_and_only_for_the_same_question(

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from types import TracebackType
 from typing import NoReturn
 
-from ume_core.embedder import Embedder, OnError, Progress, Sampling
-from ume_core.errors import CheckpointError, InvalidOption
+from ume_core.embedder import BeginsAnswers, Embedder, OnError, Progress, Sampling
+from ume_core.errors import CheckpointError, EngineUnavailable, InvalidOption, ModeNotSupported
 from ume_core.forks import call_in_progress
 from ume_core.items import ItemLike
 from ume_core.results import EmbeddingResult
+from ume_core.session import (
+    BULK_LATER,
+    Embedded,
+    Lane,
+    Load,
+    OnToken,
+    Session,
+    open_session,
+)
 from ume_core.signature import Mode, Signature, check_mode
 
 
@@ -111,3 +123,108 @@ class ByMode:
             on_error=on_error,
             progress=progress,
         )
+
+    def embed_after(
+        self,
+        items: Sequence[ItemLike],
+        beginnings: Sequence[str],
+        *,
+        max_new_tokens: int | None = None,
+    ) -> EmbeddingResult:
+        """See `BeginsAnswers`.
+
+        Raises:
+            ModeNotSupported: the engine that has gen cannot be told.
+        """
+        engine = self.part("gen")
+        if not isinstance(engine, BeginsAnswers):
+            raise ModeNotSupported(
+                f"the {engine.name} engine cannot be told how answers begin",
+                fix='use engine="torch"',
+            )
+        return engine.embed_after(items, beginnings, max_new_tokens=max_new_tokens)
+
+    def session(self, *, bulk_later: float = BULK_LATER) -> Session:
+        """A session of each engine behind one; see `open_session`."""
+        return ByModeSession(self, bulk_later)
+
+
+class ByModeSession:
+    """Sends each item to a session of the engine that serves its mode."""
+
+    def __init__(self, embedder: ByMode, bulk_later: float) -> None:
+        """Open nothing yet.
+
+        Args:
+            embedder: the engines.
+            bulk_later: see `open_session`.
+        """
+        self._embedder, self._bulk_later = embedder, bulk_later
+        self._lock = threading.Lock()
+        self._parts: dict[str, Session] = {}
+        self._closed = False
+
+    def submit(
+        self,
+        item: ItemLike,
+        *,
+        mode: Mode = "disc",
+        instruction: str | None = None,
+        sampling: Sampling | None = None,
+        max_new_tokens: int | None = None,
+        deadline: float | None = None,
+        on_token: OnToken | None = None,
+        lane: Lane = "query",
+        scope: str = "",
+    ) -> Future[Embedded]:
+        """See `Session.submit`. The first gen item waits until that engine is loaded."""
+        engine = self._embedder.part(mode)
+        with self._lock:
+            if self._closed:
+                raise EngineUnavailable("the session is closed", fix="open a new one")
+            part = self._parts.get(engine.name)
+            if part is None:
+                part = open_session(engine, bulk_later=self._bulk_later)
+                self._parts[engine.name] = part
+        return part.submit(
+            item,
+            mode=mode,
+            instruction=instruction,
+            sampling=sampling,
+            max_new_tokens=max_new_tokens,
+            deadline=deadline,
+            on_token=on_token,
+            lane=lane,
+            scope=scope,
+        )
+
+    def load(self) -> Load:
+        """The sum of the parts'."""
+        with self._lock:
+            parts = [part.load() for part in self._parts.values()]
+        waiting, running = Counter[str](), Counter[str]()
+        for part in parts:
+            waiting.update(part.waiting)
+            running.update(part.running)
+        reading, shared = sum(p.reading for p in parts), sum(p.shared for p in parts)
+        return Load(dict(waiting), dict(running), reading, shared)
+
+    def close(self, *, drain: bool = True) -> None:
+        """See `Session.close`."""
+        with self._lock:
+            self._closed, parts = True, list(self._parts.values())
+        for part in parts:
+            part.close(drain=drain)
+
+    def __enter__(self) -> ByModeSession:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close; without draining if there was an error."""
+        self.close(drain=kind is None)

@@ -118,6 +118,34 @@ class Embedder(Protocol):
         ...
 
 
+@runtime_checkable
+class BeginsAnswers(Protocol):
+    """An engine that can be told how each item's answer begins."""
+
+    def embed_after(
+        self,
+        items: Sequence[ItemLike],
+        beginnings: Sequence[str],
+        *,
+        max_new_tokens: int | None = None,
+    ) -> EmbeddingResult:
+        """Gen vectors of answers that begin with given texts; the model writes the rest.
+
+        Args:
+            items: as in `Embedder.embed`.
+            beginnings: one per item; special tokens in them are taken as such, so they must come
+                from a model, not from a stranger.
+            max_new_tokens: budget of what the model writes itself.
+
+        Returns:
+            A result whose signature says `given` for its thinking.
+
+        Raises:
+            UmeError: as `Embedder.embed`, or there is not one beginning per item.
+        """
+        ...
+
+
 def require_mode(mode: str, modes: frozenset[Mode], engine: str) -> Mode:
     """`mode`, if the engine has it.
 

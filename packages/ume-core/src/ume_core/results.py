@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -27,6 +27,9 @@ class Sample:
         summary: the answer's sentence or paragraph; empty when the model produced none.
         generated_tokens: tokens the model generated, the forced one not counted.
         short: the word or phrase that the answer gives between box marks; empty without them.
+        mean_logprob: mean log-probability (natural, at temperature 1) of the tokens the model
+            generated; None where the engine does not say, or it generated none. Not compared: its
+            last bits depend on the batch.
     """
 
     status: Status
@@ -36,6 +39,7 @@ class Sample:
     generated_tokens: int
     reason: str | None = None
     short: str = ""
+    mean_logprob: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class Signature:
         min_pixels: least height x width of a resized image.
         max_pixels: most height x width of a resized image.
         max_frames: most frames of a video.
-        thinking: how gen answers (`full`, `short-N`, `none`, `skip`).
+        thinking: how gen answers (`full`, `short-N`, `none`, `skip`; `given`: see `BeginsAnswers`).
         decoding: `exact`, or `draft` where JPEGs are decoded at a fraction of their size.
         dtype: the engine's arithmetic.
         dimensions: length of a vector.

@@ -31,6 +31,8 @@ class GenRequest:
         budget: tokens an answer may have.
         sampling: how tokens are chosen, and how many answers are wanted; None is one, greedy.
         on_token: told the sample's number and its new text as tokens come.
+        beginning: what its answers begin with, special tokens included; None leaves it to the
+            engine's options.
     """
 
     number: int
@@ -38,6 +40,7 @@ class GenRequest:
     budget: int
     sampling: Sampling | None = None
     on_token: Callable[[int, str], None] | None = None
+    beginning: str | None = None
 
 
 class Decoding(Protocol):

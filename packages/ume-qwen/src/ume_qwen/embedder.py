@@ -163,7 +163,7 @@ class QwenEmbedder(ABC):
                 if progress is not None:
                     progress(len(outputs), len(batch))
         ordered = [outputs[i] for i in range(len(batch))]
-        return self._result(ordered, mode, sampling.n if sampling is not None else 1)
+        return self.result(ordered, mode, sampling.n if sampling is not None else 1)
 
     def prepared(self, item: Item, mode: Mode, budget: int) -> RenderedPrompt:
         """An item's prompt; in disc mode up to `<disc_emb>`, as attention is causal.
@@ -233,7 +233,8 @@ class QwenEmbedder(ABC):
                     record = Record("ok", None, len(prompt.ids), warnings=prompt.warnings)
                     yield index, Output(record, vector, [])
 
-    def _result(self, outputs: list[Output], mode: Mode, samples: int) -> EmbeddingResult:
+    def result(self, outputs: Sequence[Output], mode: Mode, samples: int) -> EmbeddingResult:
+        """The outputs of all items, in input order, as one result."""
         shape = (len(outputs), samples, self.dimensions)
         disc = np.full((shape[0], shape[2]), np.nan, dtype=np.float32)
         gen = np.full(shape, np.nan, dtype=np.float32) if mode != "disc" else None

@@ -100,7 +100,7 @@ class Answering:
                 yield None
                 continue
             key = b""
-            if self._cache is not None:
+            if self._cache is not None and request.beginning is None:
                 key = self._cache.key(
                     request.prompt, self._signature, request.budget, request.sampling
                 )
@@ -114,7 +114,7 @@ class Answering:
             self._begun[request.number] = request, key
             yield Asked(
                 request.number, request.prompt, self._rules(request.budget), request.sampling,
-                tuple(self.beginning()),
+                tuple(self.beginning(request.beginning)),
             )  # fmt: skip
 
     def _rules(self, budget: int) -> StopRules:
@@ -129,9 +129,11 @@ class Answering:
             lambda ids: THINK_CLOSE in decode(ids),
         )  # fmt: skip
 
-    def beginning(self) -> list[int]:
-        """The beginning of every answer that is given, not chosen."""
+    def beginning(self, told: str | None = None) -> list[int]:
+        """The beginning of an answer that is given, not chosen."""
         tokenizer = self._prepare.tokenizer
+        if told is not None:
+            return tokenizer.encode_trusted(told)
         if self._prepare.options.thinking == "skip":
             return [tokenizer.special.gen]
         if self._prepare.options.thinking == "none":
@@ -165,7 +167,7 @@ class Answering:
         )
         vectors = unit_rows(torch.stack([made.disc, *(row.state for row in made.rows)]))
         output = Output(record, vectors[0], list(vectors[1:]))
-        if self._cache is not None:
+        if self._cache is not None and request.beginning is None:
             self._cache.put(key, replace(record, warnings=()), vectors[0], output.gen)
         return output
 
@@ -173,7 +175,9 @@ class Answering:
         text = self._prepare.tokenizer.decode(row.ids)
         thinking, summary, short = split_answer(text)
         status = "ok" if row.forced is None else "forced"
-        return Sample(status, text, thinking, summary, row.generated_tokens, row.forced, short)
+        count = row.generated_tokens
+        logprob = row.logprob / count if count else None
+        return Sample(status, text, thinking, summary, count, row.forced, short, logprob)
 
 
 class AnswerText:

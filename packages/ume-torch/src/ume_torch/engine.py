@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
-from ume_core.embedder import Sampling
+from ume_core.embedder import Sampling, check_embed, prepare_item
 from ume_core.errors import (
     CheckpointError,
     EngineUnavailable,
@@ -19,11 +20,12 @@ from ume_core.errors import (
     UmeError,
 )
 from ume_core.forks import call_in_progress
+from ume_core.items import Item, ItemLike
 from ume_core.options import LoadOptions
-from ume_core.results import Vectors
+from ume_core.results import EmbeddingResult, Vectors
 from ume_core.signature import Mode
 from ume_qwen.checkpoint import find_checkpoint
-from ume_qwen.decoding import GenRequest
+from ume_qwen.decoding import GenRequest, Output
 from ume_qwen.embedder import Outputs, Prepared, QwenEmbedder
 from ume_qwen.render import RenderedPrompt
 from ume_torch.answering import Answering, unit_rows
@@ -144,6 +146,41 @@ class TorchEmbedder(QwenEmbedder):
                 yield from bad
                 bad.clear()
         yield from bad
+
+    def embed_after(
+        self,
+        items: Sequence[ItemLike],
+        beginnings: Sequence[str],
+        *,
+        max_new_tokens: int | None = None,
+    ) -> EmbeddingResult:
+        """See `ume_core.embedder.BeginsAnswers`."""
+        batch, budget = check_embed(items, "raise"), self.budget(max_new_tokens)
+        if len(beginnings) != len(batch):
+            raise InvalidOption(
+                f"{len(batch)} items have {len(beginnings)} beginnings", fix="pass one for each"
+            )
+
+        def prepare(item: Item) -> RenderedPrompt:
+            return self.prepared(item, "gen", budget)
+
+        def requests() -> Iterator[GenRequest]:
+            for index, text in enumerate(beginnings):
+                prompt = prepare_item(batch, index, prepare, instruction=None, on_error="raise")
+                assert not isinstance(prompt, UmeError)
+                yield GenRequest(index, prompt, budget, beginning=text)
+
+        self.check_process()
+        outputs: dict[int, Output] = {}
+        rows = 1 if self._invariant else self.runner.rows
+        with call_in_progress(), closing(self._answering(requests(), rows)) as answering:
+            while not answering.finished:
+                for index, output in answering.advance():
+                    if isinstance(output, UmeError):
+                        raise output.at(index)
+                    outputs[index] = output
+        result = self.result([outputs[i] for i in range(len(batch))], "gen", 1)
+        return replace(result, signature=replace(result.signature, thinking="given"))
 
     def decoding(self, requests: Iterator[GenRequest | None]) -> Answering:
         """Answers that decode together, for `ume_qwen.session`.

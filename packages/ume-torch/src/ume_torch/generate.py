@@ -56,6 +56,7 @@ class Row:
         ids: generated tokens, `<gen_emb>` included.
         forced: why `<gen_emb>` was appended, or None.
         given: how many of `ids` came from `forced_ids`.
+        logprob: sum of the log-probabilities of the tokens the model chose itself.
     """
 
     prompt: int
@@ -69,6 +70,7 @@ class Row:
     ids: list[int] = field(default_factory=list[int])
     forced: str | None = None
     given: int = 0
+    logprob: float = 0.0
 
     @property
     def generated_tokens(self) -> int:
@@ -156,17 +158,22 @@ class DecodeBatch:
     def _choose(self) -> list[int]:
         """The token each row is fed next."""
         places = [p for p, r in enumerate(self.rows) if not r.forced_ids]
-        chosen: Iterator[int] = iter(())
+        chosen: Iterator[tuple[int, float]] = iter(())
         if places and self._states is not None:
             states = self._states if len(places) == len(self.rows) else self._states[places]
-            chosen = iter(self._pick(self._lm_head(states), [self.rows[p] for p in places]))
+            logits = self._lm_head(states)
+            tokens = self._pick(logits, [self.rows[p] for p in places])
+            chosen = zip(tokens, logprobs(logits, tokens), strict=True)
         fed: list[int] = []
         for row in self.rows:
             if row.forced_ids:
                 fed.append(row.forced_ids.pop(0))
                 row.given += 1
             else:
-                fed.append(self._next(row, next(chosen)))
+                token, logprob = next(chosen)
+                fed.append(self._next(row, token))
+                if fed[-1] == token and row.forced is None:
+                    row.logprob += logprob
         return fed
 
     def _next(self, row: Row, token: int) -> int:
@@ -187,6 +194,12 @@ class DecodeBatch:
             row.given += 1
             return rules.think_end_ids[0]
         return special.gen if row.forced is not None else token
+
+
+def logprobs(logits: Tensor, tokens: Sequence[int]) -> list[float]:
+    """Log-probability of one token per row of logits (rows, vocabulary), at temperature 1."""
+    picked = logits[torch.arange(len(tokens)), list(tokens)].float()
+    return (picked - logits.float().logsumexp(dim=-1)).tolist()
 
 
 def greedy(logits: Tensor, rows: Sequence[Row]) -> list[int]:  # noqa: ARG001

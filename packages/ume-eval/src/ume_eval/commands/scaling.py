@@ -17,8 +17,10 @@ from ume_eval.demo import DEMO_TASKS, build_demo
 from ume_eval.report.scaling import write_scaling
 from ume_eval.run import Workers, preflight, require_ready
 from ume_eval.run.store import write_json
-from ume_eval.scaling import StudyOptions, study
+from ume_eval.scaling import Shuffled, StudyOptions, study
 from ume_eval.tasks import DEFAULT_PROTOCOL, PROTOCOLS, choose, tasks_of
+
+_THINKING = ("short", "none", "skip")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +33,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--variants", nargs="*", default=["short", "none", "skip"],
-        choices=("short", "none", "skip"), help="ways of thinking beside full",
+        "--variants", nargs="*", default=[*_THINKING, "shuffled"], choices=(*_THINKING, "shuffled"),
+        help="ways of thinking beside full; shuffled: each answer begins with another item's",
     )  # fmt: skip
     parser.add_argument("--output", type=Path, default=Path("scaling-results"))
     model_arguments(parser)
@@ -55,8 +57,15 @@ def run(args: argparse.Namespace) -> int:
     variants = {
         name: load_model(argparse.Namespace(**{**vars(args), "thinking": name}), Workers())[0]
         for name in args.variants
+        if name in _THINKING
     }
-    options = StudyOptions(args.samples, args.temperature, args.max_new_tokens, args.seed, variants)
+    answers: dict[str, Shuffled] = {}
+    if "shuffled" in args.variants:
+        dealt = Shuffled(embedder, max_new_tokens=args.max_new_tokens)
+        answers["thinking of another item"] = dealt
+    options = StudyOptions(
+        args.samples, args.temperature, args.max_new_tokens, args.seed, variants, answers
+    )
     signature = embedder.signature("gen")
     about = {
         "model": signature.model, "weights": signature.weights, "dtype": signature.dtype,

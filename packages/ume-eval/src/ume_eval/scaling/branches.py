@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ume_core import Embedder, EmbeddingResult, Sampling
+from ume_core.embedder import BeginsAnswers
 from ume_core.errors import InvalidItem
 from ume_eval.data.model import Entry, TaskData
 from ume_eval.metrics import evaluate_scores
@@ -30,8 +31,10 @@ class Embedded:
         tokens: prompt and generated tokens of each item.
         generated: generated ones alone.
         seconds: mean time per item, embedded in batches.
-        result: records of all items, in order.
+        texts: the first answer of each item; empty in disc mode.
         forced: items whose answer did not end by itself.
+        confidence: mean log-probability of each answer's tokens, (items, samples); None where the
+            engine does not say.
     """
 
     vectors: npt.NDArray[np.float32]
@@ -40,6 +43,7 @@ class Embedded:
     seconds: float
     texts: list[str]
     forced: int
+    confidence: Floats | None = None
 
 
 def embed(
@@ -74,23 +78,73 @@ def embed(
         results.append(embedder.embed(items, mode="gen" if mode == "gen" else "disc", **options))
         if advance is not None:
             advance(len(items) * (sampling.n if sampling else 1))
-    seconds = time.perf_counter() - began
+    return collect(results, mode, time.perf_counter() - began, sampled=sampling is not None)
+
+
+def embed_after(
+    embedder: BeginsAnswers,
+    entries: Sequence[Entry],
+    beginnings: Sequence[str],
+    *,
+    max_new_tokens: int | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> Embedded:
+    """Gen vectors whose answers begin as given.
+
+    Args:
+        embedder: an engine that can be told.
+        entries: queries or candidates.
+        beginnings: one per entry, special tokens included.
+        max_new_tokens: budget of the rest.
+        advance: called with a number of vectors when they are done.
+
+    Raises:
+        InvalidItem: an entry cannot be embedded.
+    """
+    results: list[EmbeddingResult] = []
+    began = time.perf_counter()
+    for start in range(0, len(entries), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        items = [e.item() for e in entries[part]]
+        results.append(embedder.embed_after(items, beginnings[part], max_new_tokens=max_new_tokens))
+        if advance is not None:
+            advance(len(items))
+    return collect(results, "gen", time.perf_counter() - began, sampled=False)
+
+
+def collect(
+    results: Sequence[EmbeddingResult], mode: str, seconds: float, *, sampled: bool
+) -> Embedded:
+    """Several calls' results as one.
+
+    Args:
+        results: in order.
+        mode: `disc` or `gen`.
+        seconds: that all took together.
+        sampled: whether several answers of each item are wanted.
+
+    Raises:
+        InvalidItem: an item failed.
+    """
     records = [r for result in results for r in result.records]
     if any(r.status == "failed" for r in records):
         raise InvalidItem("an item failed", fix="take it out of the study's data")
     if mode == "gen":
         vectors = np.concatenate([r.gen_samples for r in results if r.gen_samples is not None])
-        vectors = vectors if sampling is not None else vectors[:, 0]
+        vectors = vectors if sampled else vectors[:, 0]
     else:
         vectors = np.concatenate([r.vectors("disc") for r in results])
     generated = np.array([r.generated_tokens for r in records], dtype=float)
+    said = [[s.mean_logprob for s in r.samples] for r in records]
+    known = bool(said and said[0]) and all(p is not None for row in said for p in row)
     return Embedded(
         vectors,
         generated + [r.prompt_tokens for r in records],
         generated,
-        seconds / len(entries),
+        seconds / len(records),
         [r.samples[0].text if r.samples else "" for r in records],
         sum(r.status == "forced" for r in records),
+        np.array(said, dtype=float) if known else None,
     )
 
 

@@ -17,7 +17,7 @@ from ume_eval.data.model import TaskData
 from ume_eval.metrics.bootstrap import difference, interval
 from ume_eval.scaling import fusion, router
 from ume_eval.scaling.branches import Embedded, Floats, embed, quality, scores_of
-from ume_eval.scaling.samples import mean_pool, medoid, pass_at_k
+from ume_eval.scaling.samples import confidence_pool, mean_pool, medoid, pass_at_k
 
 Answers = Callable[[TaskData], tuple[Embedded, Embedded]]
 
@@ -32,8 +32,8 @@ class StudyOptions:
         max_new_tokens: budget of an answer.
         seed: of sampling.
         variants: further ways of thinking, such as `none`: embedders by name.
-        answers: ways of embedding that an `Embedder` does not have (shuffled thinking): functions
-            that return queries and candidates, by name.
+        answers: ways of embedding that need more than one engine's `embed`, such as
+            `ume_eval.scaling.shuffled`: functions that return queries and candidates, by name.
         advance: called with a number of vectors when they are done; see `work`.
     """
 
@@ -47,7 +47,8 @@ class StudyOptions:
 
     def work(self, queries: int, candidates: int) -> int:
         """Vectors that a study of so many entries computes, for progress."""
-        return (queries + candidates) * (2 + len(self.variants)) + queries * self.samples
+        ways = 2 + len(self.variants) + len(self.answers)
+        return (queries + candidates) * ways + queries * self.samples
 
 
 def study(data: TaskData, embedder: Embedder, options: StudyOptions) -> dict[str, Any]:
@@ -207,8 +208,11 @@ def _samples(
         low, high = interval(values)
         curve.append({"k": k, "quality": float(values.mean()), "low": low, "high": high})
     pooled: dict[str, Any] = {}
-    for name, pool in (("mean", mean_pool), ("medoid", medoid)):
-        values = quality(data, scores_of(data, pool(sampled.vectors), index))
+    vectors = {"mean": mean_pool(sampled.vectors), "medoid": medoid(sampled.vectors)}
+    if sampled.confidence is not None:
+        vectors["confidence"] = confidence_pool(sampled.vectors, sampled.confidence)
+    for name, one in vectors.items():
+        values = quality(data, scores_of(data, one, index))
         pooled[name] = {"quality": float(values.mean()), **_against(values, greedy_values)}
     return {
         "n": n,
