@@ -59,7 +59,7 @@ def langchain(name: str, engine: str, mode: Any, files: list[str]) -> dict[str, 
     assert model.embed_query(TEXTS[0]) == pytest.approx(texts[0], abs=1e-5)
     return {
         "text": texts,
-        "image": model.embed_images(files),
+        "image": model.embed_image(files),
         "image+text": model.embed_items([BOTH]),
         "video": model.embed_items([CLIP]),
     }

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image as PILImage
 
 import ume_core
 from ume_core import (
@@ -41,8 +42,81 @@ def test_a_langchain_chain_retrieves_over_chroma() -> None:
     chain = store.as_retriever(search_kwargs={"k": 1}) | first
     assert chain.invoke("dog") == "a dog"
     embeddings = UmeEmbeddings(model="ume-nano")
-    found = store.similarity_search_by_vector(embeddings.embed_images(FILES[:1])[0], k=1)
+    found = store.similarity_search_by_vector(embeddings.embed_image(FILES[:1])[0], k=1)
     assert found[0].page_content == "a dog"
+
+
+def test_langchains_stores_take_pictures_and_clips() -> None:
+    from langchain_chroma import Chroma
+
+    from langchain_ume import UmeEmbeddings
+
+    embeddings = UmeEmbeddings(model="ume-nano")
+    store: Any = Chroma("pictures", embedding_function=embeddings)
+    store.add_images(FILES, metadatas=[{"name": name} for name in NAMES])
+    stored = store.get(include=["embeddings", "metadatas"])
+    expected = dict(zip(NAMES, embeddings.embed_items([Path(f) for f in FILES]), strict=True))
+    for vector, metadata in zip(stored["embeddings"], stored["metadatas"], strict=True):
+        np.testing.assert_allclose(vector, expected[metadata["name"]], atol=1e-6)
+    assert store.similarity_search("a dog", k=1)[0].metadata["name"] == "dog"
+    for name, file in zip(NAMES, FILES, strict=True):
+        found = store.similarity_search_by_image(file, k=1)
+        assert found[0].metadata["name"] == name
+    clip = str(GALLERY / "dog-moving-left.mp4")
+    assert embeddings.embed_video([clip]) == embeddings.embed_items([Video(clip)])
+
+
+def test_llama_indexs_multi_modal_index_retrieves_pictures() -> None:
+    pytest.importorskip("llama_index.core.indices.multi_modal")
+    from llama_index.core.indices.multi_modal import MultiModalVectorStoreIndex
+    from llama_index.core.schema import ImageNode, TextNode
+
+    from llama_index.embeddings.ume import UmeEmbedding
+
+    embedding = UmeEmbedding(model_name="ume-nano")
+    nodes = [ImageNode(image_path=file, metadata={"name": name})
+             for name, file in zip(NAMES, FILES, strict=True)]  # fmt: skip
+    index = MultiModalVectorStoreIndex(
+        [*nodes, TextNode(text="a rabbit")], embed_model=embedding, image_embed_model=embedding,
+        show_progress=False,
+    )  # fmt: skip
+    retriever: Any = index.as_retriever(similarity_top_k=1, image_similarity_top_k=1)
+    assert retriever.text_to_image_retrieve("a bus")[0].node.metadata["name"] == "bus"
+    assert retriever.image_to_image_retrieve(FILES[2])[0].node.metadata["name"] == "pizza"
+    assert retriever.text_retrieve("rabbit")[0].node.get_content() == "a rabbit"
+
+
+def test_a_chroma_collection_takes_pictures_by_path() -> None:
+    chromadb: Any = importlib.import_module("chromadb")
+    loaders: Any = importlib.import_module("chromadb.utils.data_loaders")
+    from chroma_ume import UmeEmbeddingFunction
+
+    function: Any = UmeEmbeddingFunction("ume-nano")
+    collection = chromadb.EphemeralClient().create_collection(
+        "by-path", embedding_function=function, data_loader=loaders.ImageLoader()
+    )
+    collection.add(ids=list(NAMES), uris=FILES)
+    assert collection.query(query_texts=["a dog"], n_results=1)["ids"] == [["dog"]]
+    assert collection.query(query_uris=FILES[1:2], n_results=1)["ids"] == [["bus"]]
+    picture = np.asarray(PILImage.open(FILES[2]).convert("RGB"))
+    assert collection.query(query_images=[picture], n_results=1)["ids"] == [["pizza"]]
+
+
+async def test_haystacks_converters_and_asynchronous_pipelines() -> None:
+    haystack: Any = importlib.import_module("haystack")
+    converters: Any = pytest.importorskip("haystack.components.converters.image")
+    from haystack_ume import UmeDocumentEmbedder, UmeTextEmbedder
+
+    pipeline = haystack.Pipeline()
+    pipeline.add_component("files", converters.ImageFileToDocument())  # keeps the name alone
+    embedder = UmeDocumentEmbedder("ume-nano", root_path=str(GALLERY))
+    pipeline.add_component("embed", UmeDocumentEmbedder.from_dict(embedder.to_dict()))
+    pipeline.connect("files.documents", "embed.documents")
+    made = await pipeline.run_async({"files": {"sources": FILES}})
+    query = await UmeTextEmbedder("ume-nano").run_async("a dog")
+    scores = [np.dot(d.embedding, query["embedding"]) for d in made["embed"]["documents"]]
+    assert int(np.argmax(scores)) == 0
+    assert getattr(embedder, "__haystack_supports_async__", False)
 
 
 def test_langchain_modes_differ_only_where_the_model_allows() -> None:
@@ -286,6 +360,6 @@ def test_one_value_is_no_list_and_settings_must_be_plain() -> None:
         with pytest.raises(InvalidItem, match="wrap it in a list"):
             embed(value)
     with pytest.raises(InvalidItem, match="wrap it in a list"):
-        UmeEmbeddings(model="ume-nano").embed_images(FILES[0])  # type: ignore[arg-type]
+        UmeEmbeddings(model="ume-nano").embed_image(FILES[0])  # type: ignore[arg-type]
     with pytest.raises(InvalidOption, match="use strings and numbers"):
         UmeEmbeddingFunction("ume-nano", load_options={"policy": Policy.closed()})

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from tools.benchmark import duel, exported, extras, report
+from tools.benchmark import cold, duel, exported, extras, report
 from tools.benchmark.flops import matmul_rate, read_rate
 from tools.benchmark.race import Field, checkpoint, race
 from ume_torch.checkpoint import DTYPES
@@ -36,6 +36,7 @@ def main() -> int:
     parser.add_argument(
         "--full", action="store_true", help="no smaller inputs for the 2B shape on a CPU: hours"
     )
+    parser.add_argument("--cold", action="store_true", help="cold starts, and nothing else")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=None)
     args = parser.parse_args()
     lock = (ROOT / ".cache").joinpath("bench.lock")
@@ -46,7 +47,20 @@ def main() -> int:
         except OSError:
             print("another benchmark is running on this machine", file=sys.stderr)
             return 2
-        return _run(args)
+        return _cold(args) if args.cold else _run(args)
+
+
+def _cold(args: argparse.Namespace) -> int:
+    found: dict[str, Any] = {
+        "rounds": args.rounds, "command": "tools/bench --cold", "date": time.strftime("%Y-%m-%d"),
+        "hardware": _hardware("cpu"), "versions": _versions(), "load": cold.load_average(),
+        **cold.measure(args.rounds),
+    }  # fmt: skip
+    stem = REPORTS / "cold-cpu"
+    stem.with_suffix(".json").write_text(json.dumps(found, indent=1), "utf-8")
+    stem.with_suffix(".md").write_text(cold.markdown(found), "utf-8")
+    print(cold.markdown(found))
+    return 0
 
 
 def _run(args: argparse.Namespace) -> int:

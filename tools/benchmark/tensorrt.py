@@ -17,7 +17,7 @@ from tools.benchmark.exported import export
 from ume_core.loading import locate
 from ume_qwen.devices import has_gpu
 from ume_qwen.exported.environment import find_python
-from ume_tensorrt.manifest import FOLDER
+from ume_tensorrt.names import FOLDER
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "bench"

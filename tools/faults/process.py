@@ -62,6 +62,7 @@ def start() -> None:
     import lancedb  # noqa: F401
     import pyarrow.parquet  # noqa: F401
 
+    import ume_r1.commands.index
     import ume_r1.commands.search  # noqa: F401
 
     registry().backends["fake"] = BackendSpec(

@@ -22,7 +22,7 @@ from ume_core.testing.contract import picture
 from ume_r1.files import item_from_file
 
 _ENGINE = ("--engine", "fake", "--model", "ume-nano")
-_OURS = {".lock", "lance", "seen.parquet", "ume-index.json"}
+_OURS = {".lock", "lance", "rows.arrow", "seen.parquet", "ume-index.json"}
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ from ume_qwen.exported.inputs import TEXT, VISION, Floats, VisionLayout
 from ume_qwen.exported.manifest import Manifest
 from ume_tensorrt import cuda
 from ume_tensorrt.engine import create
-from ume_tensorrt.manifest import FOLDER, EngineManifest, plan_files
+from ume_tensorrt.manifest import EngineManifest, plan_files
+from ume_tensorrt.names import FOLDER
 from ume_tensorrt.probes import probe
 from ume_tensorrt.profiled import NO_PROFILE, ProfiledRunner
 from ume_tensorrt.profiles import Point, Profile, as_json, load_profiles

@@ -51,7 +51,7 @@ def test_vectors_are_printed_as_json_in_every_encoding(
     terminal = Terminal(encoding, monkeypatch)
     assert main(["embed", *(f"--text={t}" for t in TEXTS)]) == 0
     rows = [json.loads(line) for line in terminal.read().splitlines()]
-    assert [row["item"] for row in rows] == [f"text {t!r}" for t in TEXTS]
+    assert [row["text"] for row in rows] == TEXTS
     expected = ume.load("ume-nano").embed(TEXTS).disc
     assert expected is not None
     np.testing.assert_allclose([row["disc"] for row in rows], expected, atol=1e-5)
@@ -88,10 +88,9 @@ def test_a_name_that_is_no_unicode_is_written_to_every_format(tmp_path: Path) ->
     for suffix in (".jsonl", ".parquet", ".npz"):
         assert main(["embed", name, "--out", str(tmp_path / f"out{suffix}")]) == 0
     line = json.loads((tmp_path / "out.jsonl").read_text("utf-8"))
-    assert line["item"] == name
-    (item,) = pq.read_table(tmp_path / "out.parquet")["item"].to_pylist()
-    assert item.endswith("caf\\udce9.png")
-    assert np.load(tmp_path / "out.npz")["items"][0] == name
+    (stored,) = pq.read_table(tmp_path / "out.parquet")["id"].to_pylist()
+    assert stored.endswith("caf\\udce9.png")
+    assert line["id"] == stored and np.load(tmp_path / "out.npz")["ids"][0] == stored
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
@@ -102,7 +101,7 @@ def test_the_encoding_may_come_from_the_environment(encoding: str) -> None:
         capture_output=True,
         check=True,
     )
-    assert json.loads(done.stdout)["item"] == "text '犬'"
+    assert json.loads(done.stdout)["text"] == "犬"
 
 
 def test_a_closed_standard_output_is_no_error() -> None:

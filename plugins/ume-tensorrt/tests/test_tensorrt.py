@@ -35,7 +35,8 @@ from ume_qwen.exported.inputs import OUTPUTS, TEXT, VISION, Arrays, Floats, Visi
 from ume_qwen.formats import MANIFEST
 from ume_r1.cli import main
 from ume_tensorrt.buffers import ALIGNMENT, nbytes, output_shape, plan
-from ume_tensorrt.manifest import FOLDER, Device, EngineManifest, read_manifest
+from ume_tensorrt.manifest import Device, EngineManifest, read_manifest
+from ume_tensorrt.names import FOLDER
 from ume_tensorrt.probes import probe
 from ume_tensorrt.profiled import NO_PROFILE, ProfiledRunner
 from ume_tensorrt.profiles import (

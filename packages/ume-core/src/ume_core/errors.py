@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class UmeError(Exception):
     """Base of all errors of this project.
@@ -73,3 +76,11 @@ class EngineUnavailable(UmeError, RuntimeError):
 
 class PluginError(UmeError, RuntimeError):
     """A plugin is broken, or two plugins claim one name."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`Did you mean 'X'? `, for the beginning of a fix; empty if nothing known is like the word."""
+    names, meant = sorted(known), str(word).lower()
+    near = get_close_matches(meant, names, n=1, cutoff=0.6)
+    near = near or [name for name in names if len(meant) > 2 and name.startswith(meant)]
+    return f"did you mean {near[0]!r}? " if near else ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +11,12 @@ from typing import Any
 
 from ume_core.by_mode import ByMode
 from ume_core.embedder import Embedder
-from ume_core.errors import CheckpointError, EngineUnavailable, InvalidOption
+from ume_core.errors import CheckpointError, EngineUnavailable, InvalidOption, did_you_mean
 from ume_core.hookspecs import BackendSpec, ModelSpec, resolve
 from ume_core.options import LoadOptions, make_options, option_names
 from ume_core.plugins import registry
+
+_log = logging.getLogger(__name__)
 
 
 def load(
@@ -43,6 +47,11 @@ def load(
     own = {name: value for name, value in changes.items() if name not in shared}
     chosen = replace(options or LoadOptions(), **{n: v for n, v in changes.items() if n in shared})
     location, alias = locate(model)
+    near = "" if "/" in str(model) else did_you_mean(str(model), registry().models)
+    if alias is None and near and not Path(location).exists():
+        raise CheckpointError(
+            f"no model {str(model)!r}", fix=f"{near}else pass a directory or a hub id"
+        )
     if alias is not None:
         chosen = replace(
             chosen,
@@ -93,7 +102,12 @@ def _create(
         raise EngineUnavailable(
             f"the {spec.name} engine cannot be loaded: {error}", fix=spec.install
         ) from error
+    began = time.monotonic()
     embedder: Embedder = factory(location, options, engine_options)
+    seconds = time.monotonic() - began
+    _log.info(
+        "%s was loaded by the %s engine in %.2f s", options.name or location, spec.name, seconds
+    )
     return embedder
 
 
@@ -102,7 +116,9 @@ def _named(name: str) -> BackendSpec:
     spec = backends.get(name)
     if spec is None:
         known = ", ".join(sorted(backends)) or "none is installed"
-        raise InvalidOption(f"unknown engine {name!r}", fix=f"known engines: {known}")
+        raise InvalidOption(
+            f"unknown engine {name!r}", fix=f"{did_you_mean(name, backends)}known engines: {known}"
+        )
     missing = spec.missing()
     if missing:
         others = ", ".join(s.name for s in backends.values() if s.missing() is None)

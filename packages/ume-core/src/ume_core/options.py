@@ -15,7 +15,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from ume_core.errors import InvalidOption
+from ume_core.errors import InvalidOption, did_you_mean
 from ume_core.limits import Limits, Policy
 
 
@@ -114,7 +114,9 @@ def make_options(owner: str, options: type | None, given: Mapping[str, Any]) -> 
         if name not in names:
             raise InvalidOption(
                 f"the {owner} has no option {name!r}",
-                fix=f"use: {', '.join(sorted(names))}" if names else "leave it out",
+                fix=f"{did_you_mean(name, names)}use: {', '.join(sorted(names))}"
+                if names
+                else "leave it out",
             )
     if options is None:
         return None

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypeAlias, get_args
 
-from ume_core.errors import InvalidOption, SignatureMismatch
+from ume_core.errors import InvalidOption, SignatureMismatch, did_you_mean
 
 Mode: TypeAlias = Literal["disc", "gen", "both"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -121,4 +121,6 @@ def check_mode(mode: str) -> Mode:
     for known in MODES:
         if mode == known:
             return known
-    raise InvalidOption(f"unknown mode {mode!r}", fix=f"use one of: {', '.join(MODES)}")
+    raise InvalidOption(
+        f"unknown mode {mode!r}", fix=f"{did_you_mean(mode, MODES)}use one of: {', '.join(MODES)}"
+    )

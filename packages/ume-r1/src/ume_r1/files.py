@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from pathlib import Path, PurePath
 
 from ume_core.errors import InvalidItem, MediaError
 from ume_core.items import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Image, Item, Text, Video, part_from_path
 from ume_core.limits import Limits
+from ume_r1.output import printable
 
 TEXT_SUFFIXES = frozenset((".txt", ".md"))
 _UTF8_BYTES = 4  # most bytes one character takes (RFC 3629)
@@ -28,6 +30,31 @@ _UNREAD: tuple[tuple[str, str], ...] = (
     ),
 )
 UNREAD_SUFFIXES = {suffix: fix for suffixes, fix in _UNREAD for suffix in suffixes.split()}
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things, such as `1 item` or `3 items`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def left_out(unread: Counter[str]) -> tuple[list[str], bool]:
+    """What to say of files that are not embedded.
+
+    Args:
+        unread: suffix -> how many.
+
+    Returns:
+        lines, with fixes; and whether a person may miss some of them.
+    """
+    known = sorted(suffix for suffix in unread if suffix in UNREAD_SUFFIXES)
+    lines = [
+        f"left out {counted(unread[s], f'{s} file')}. Fix: {UNREAD_SUFFIXES[s]}" for s in known
+    ]
+    other = Counter({s: n for s, n in unread.items() if s not in UNREAD_SUFFIXES})
+    if other:
+        kinds = ", ".join(f"{printable(suffix)}: {n}" for suffix, n in other.most_common(5))
+        lines.append(f"left out {counted(other.total(), 'file')} of other kinds ({kinds})")
+    return lines, bool(known)
 
 
 def kind_of(path: PurePath) -> str | None:

@@ -8,8 +8,7 @@ from typing import Any
 from ume_core.embedder import Embedder
 from ume_core.loading import load as load_model
 from ume_core.options import LoadOptions
-
-DEFAULT_MODEL = "ume-nano"
+from ume_r1.settings import DEFAULT_MODEL
 
 
 def load(

@@ -7,7 +7,7 @@ from ume_core.hookspecs import CommandSpec, hookimpl
 _COMMANDS = {
     "models": (
         "list models",
-        "ume_r1.commands.listing:no_arguments",
+        "ume_r1.commands.listing:models_arguments",
         "ume_r1.commands.listing:models",
     ),
     "plugins": (
@@ -27,18 +27,23 @@ _COMMANDS = {
     ),
     "index": (
         "embed a folder into a search index",
-        "ume_r1.commands.search:index_arguments",
-        "ume_r1.commands.search:index",
+        "ume_r1.commands.index:arguments",
+        "ume_r1.commands.index:run",
     ),
     "export": (
         "write a model in another form",
         "ume_r1.commands.export:arguments",
         "ume_r1.commands.export:run",
     ),
+    "completion": (
+        "print the shell's completion of this command",
+        "ume_r1.commands.completion:arguments",
+        "ume_r1.commands.completion:run",
+    ),
     "search": (
         "search an index by words, picture or clip",
-        "ume_r1.commands.search:search_arguments",
-        "ume_r1.commands.search:search",
+        "ume_r1.commands.search:arguments",
+        "ume_r1.commands.search:run",
     ),
 }
 

@@ -11,7 +11,7 @@ from langchain_core.runnables import run_in_executor
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from typing_extensions import Self
 
-from ume_core import Embedder, Image, ItemLike, load
+from ume_core import Embedder, Image, ItemLike, Video, load
 from ume_core.embedder import require_mode
 from ume_core.items import check_batch
 
@@ -25,7 +25,7 @@ class UmeEmbeddings(BaseModel, Embeddings):
 
         embeddings = UmeEmbeddings(model="ume-nano")
         vector = embeddings.embed_query("a red apple")
-        pictures = embeddings.embed_images(["apple.png", "dog.png"])
+        pictures = embeddings.embed_image(["apple.png", "dog.png"])
         ```
 
     Queries and documents may be embedded in different modes only where the model card declares
@@ -78,10 +78,19 @@ class UmeEmbeddings(BaseModel, Embeddings):
         """The vector of a query."""
         return self._embed([text], self.query_mode or self.mode, self.query_instruction)[0]
 
-    def embed_images(self, uris: list[str]) -> list[list[float]]:
-        """Vectors of pictures by path, `file://`, `http(s)://` or `data:` URL."""
+    def embed_image(self, uris: list[str]) -> list[list[float]]:
+        """Vectors of pictures by path, `file://`, `http(s)://` or `data:` URL.
+
+        Vector stores look for a method of this name: `Chroma.add_images` and
+        `similarity_search_by_image`, and those of LanceDB, SingleStoreDB and VDMS.
+        """
         check_batch(uris)
         return self.embed_items([Image(uri) for uri in uris])
+
+    def embed_video(self, paths: list[str]) -> list[list[float]]:
+        """Vectors of clips by path or URL; VDMS looks for a method of this name."""
+        check_batch(paths)
+        return self.embed_items([Video(path) for path in paths])
 
     def embed_items(self, items: Sequence[ItemLike]) -> list[list[float]]:
         """Vectors of documents in any spelling: pictures, clips, several of them, messages."""
@@ -91,9 +100,9 @@ class UmeEmbeddings(BaseModel, Embeddings):
         """The vector of a query in any spelling, such as a picture."""
         return self._embed([item], self.query_mode or self.mode, self.query_instruction)[0]
 
-    async def aembed_images(self, uris: list[str]) -> list[list[float]]:
-        """`embed_images` in a thread."""
-        return await run_in_executor(None, self.embed_images, uris)
+    async def aembed_image(self, uris: list[str]) -> list[list[float]]:
+        """`embed_image` in a thread."""
+        return await run_in_executor(None, self.embed_image, uris)
 
     async def aembed_items(self, items: Sequence[ItemLike]) -> list[list[float]]:
         """`embed_items` in a thread."""

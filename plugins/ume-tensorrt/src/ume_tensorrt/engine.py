@@ -12,7 +12,8 @@ from ume_core.options import LoadOptions
 from ume_qwen.exported.embedder import Export, ExportedEmbedder
 from ume_qwen.exported.inputs import TEXT, VISION
 from ume_tensorrt import cuda
-from ume_tensorrt.manifest import FOLDER, read_manifest
+from ume_tensorrt.manifest import read_manifest
+from ume_tensorrt.names import FOLDER
 from ume_tensorrt.options import TensorRTOptions
 from ume_tensorrt.profiled import ProfiledRunner
 from ume_tensorrt.runtime import Runtime

@@ -9,11 +9,10 @@ from typing import Any
 
 from ume_core.errors import CheckpointError, EngineUnavailable
 from ume_qwen.digests import files_digest
+from ume_tensorrt.names import FOLDER, NAME
 from ume_tensorrt.profiles import Profiles, parse_profiles
 
 FORMAT = 1
-NAME = "engines.json"
-FOLDER = "tensorrt"  # of an exported directory, where built engines stand
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from ume_core.hookspecs import BackendSpec, ExporterSpec, hookimpl
+from ume_tensorrt.names import FOLDER, NAME
 
 
 def can_load(model: str | Path, device: str) -> str | None:
     """Whether a directory holds engines, and a GPU was asked for."""
     if device == "cpu":
         return "needs a GPU, and device='cpu' was asked for"
-    from ume_tensorrt.manifest import FOLDER, NAME
-
     built = (Path(model) / FOLDER / NAME).is_file()
     return None if built else "loads directories with engines that `ume export` built"
 

@@ -3,58 +3,60 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import time
-from typing import Any
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ume_core.conventions import CONVENTIONS, FRAME_LISTS, MEDIA_ORDER, TEXT_ONLY
-from ume_core.embedder import Embedder
+from ume_core.errors import MediaError
 from ume_core.prompts import PROMPT_ALIASES, PROMPTS
 from ume_core.signature import MODES
-from ume_r1.loading import DEFAULT_MODEL, load
+from ume_r1.settings import DEFAULT_MODEL, setting
+
+if TYPE_CHECKING:
+    from ume_core.embedder import Embedder
 
 
-def model_arguments(
-    parser: argparse.ArgumentParser, *, default: str | None = DEFAULT_MODEL
-) -> None:
-    """How the model is loaded."""
+def model_arguments(parser: argparse.ArgumentParser, *, of_index: bool = False) -> None:
+    """How the model is loaded.
+
+    Args:
+        parser: the command's.
+        of_index: an index says how, unless it is created.
+    """
+    usual = "the index's own" if of_index else f"$UME_MODEL, else {DEFAULT_MODEL}"
     group = parser.add_argument_group("model")
-    group.add_argument("--model", default=default, help="alias, checkpoint directory or hub id")
-    group.add_argument("--engine", default="auto", help="see 'ume plugins'")
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    group.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
+    group.add_argument("--model", help=f"name, checkpoint directory or hub id (default: {usual})")
+    group.add_argument("--engine", help="see 'ume plugins' (default: auto, the best that fits)")
+    group.add_argument("--device", help="auto, cpu, cuda or cuda:N (default: auto)")
     group.add_argument(
-        "--conventions", default=None, choices=sorted(CONVENTIONS),
+        "--dtype", help="auto, float32, bfloat16 or float16 (default: auto, by the device)"
+    )
+    group.add_argument(
+        "--conventions", choices=sorted(CONVENTIONS),
         help="how items become prompts (default: the checkpoint's own, else official)",
     )  # fmt: skip
     group.add_argument(
-        "--prompt", default=None, choices=sorted([*PROMPTS, *PROMPT_ALIASES]),
-        help="the request for a summary",
+        "--prompt", choices=sorted([*PROMPTS, *PROMPT_ALIASES]),
+        help="the request for a summary (default: the conventions')",
     )  # fmt: skip
     group.add_argument(
-        "--text-only", default=None, choices=TEXT_ONLY, help="policy for text-only items"
-    )
-    group.add_argument("--media-order", default=None, choices=MEDIA_ORDER, help="order of parts")
+        "--text-only", choices=TEXT_ONLY,
+        help="what stands before a text without media (default: the conventions')",
+    )  # fmt: skip
     group.add_argument(
-        "--frame-lists", default=None, choices=FRAME_LISTS, help="rule that resizes listed frames"
+        "--media-order", choices=MEDIA_ORDER, help="order of parts (default: the conventions')"
     )
     group.add_argument(
-        "--thinking", default=None, choices=("full", "short", "none", "skip"),
-        help="how gen answers (all but full change the vectors)",
+        "--frame-lists", choices=FRAME_LISTS,
+        help="rule that resizes listed frames (default: the conventions')",
+    )  # fmt: skip
+    group.add_argument(
+        "--thinking", choices=("full", "short", "none", "skip"),
+        help="how gen answers; all but full change the vectors (default: full)",
     )  # fmt: skip
     option_argument(group, "an option of the engine; 'ume plugins ENGINE' lists them")
     group.add_argument(
-        "--max-new-tokens", type=int, default=None, help="budget of gen (default: 1024)"
+        "--max-new-tokens", type=int, metavar="N", help="budget of gen (default: 1024)"
     )
 
 
@@ -75,54 +77,52 @@ def _name_and_value(text: str) -> tuple[str, str]:
 
 def mode_argument(parser: argparse.ArgumentParser, default: str | None = "disc") -> None:
     """disc, gen or both."""
-    parser.add_argument("--mode", default=default, choices=MODES, help="default: disc")
+    usual = default or "disc, or the index's own"
+    parser.add_argument("--mode", default=default, choices=MODES, help=f"default: {usual}")
 
 
-def options_from(args: argparse.Namespace) -> dict[str, Any]:
-    """The load options that were given, by the names of `LoadOptions`."""
-    names = "device dtype conventions prompt text_only media_order frame_lists thinking".split()
+def json_argument(parser: Any) -> None:
+    """`--json`."""
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+
+def options_from(args: argparse.Namespace, *, new: bool = True) -> dict[str, Any]:
+    """The load options that were given, by the names of `LoadOptions`.
+
+    Args:
+        args: of a command with `model_arguments`.
+        new: nothing else says how vectors are made, so that the usual dtype counts.
+    """
+    names = "conventions prompt text_only media_order frame_lists thinking".split()
     given = {name: getattr(args, name) for name in names}
+    given["device"] = args.device or setting("device")
+    given["dtype"] = args.dtype or (setting("dtype") if new else None)
     return {n: v for n, v in given.items() if v not in (None, "auto")} | dict(args.options)
+
+
+def named_model(args: argparse.Namespace) -> str:
+    """The model that was asked for, or the usual one."""
+    return args.model or setting("model") or DEFAULT_MODEL
+
+
+def named_engine(args: argparse.Namespace) -> str:
+    """The engine that was asked for, or the usual one."""
+    return args.engine or setting("engine") or "auto"
 
 
 def load_from(args: argparse.Namespace, **changes: Any) -> Embedder:
     """The embedder the arguments describe."""
-    return load(args.model, engine=args.engine, **options_from(args), **changes)
+    from ume_r1.loading import load
+
+    options = options_from(args) | changes
+    return load(named_model(args), engine=named_engine(args), **options)
 
 
-class _Lines(Progress):
-    """Progress for logs and pipes: a plain line now and then, instead of a bar."""
+def check_file(path: Path) -> None:
+    """Refuse a file that is not there, before a model is loaded for it.
 
-    seconds = 5.0
-
-    def __init__(self, title: str) -> None:
-        super().__init__(disable=True)
-        self._title, self._last = title, time.monotonic()
-
-    def update(self, task_id: TaskID, **fields: Any) -> None:
-        """Print how far it is, at most every few seconds."""
-        super().update(task_id, **fields)
-        now = time.monotonic()
-        if now - self._last >= self.seconds:
-            self._last = now
-            task = next(t for t in self.tasks if t.id == task_id)
-            total = f"{task.total:.0f}" if task.total else "?"
-            print(f"{self._title}: {task.completed:.0f} of {total}", file=sys.stderr, flush=True)
-
-
-def progress_bar(title: str) -> Progress:
-    """A bar on standard error, or plain lines where that is no terminal."""
-    if not sys.stderr.isatty():
-        return _Lines(title)
-    return Progress(
-        TextColumn(title),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
-
-
-def printable(name: str) -> str:
-    """A file name on one line, whatever is in it."""
-    return name if name.isprintable() else ascii(name)[1:-1]
+    Raises:
+        MediaError: it is not there.
+    """
+    if not path.exists():
+        raise MediaError(f"no such file: {path}", fix="check the path")

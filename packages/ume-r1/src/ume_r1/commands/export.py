@@ -5,22 +5,29 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ume_core.errors import InvalidOption
+from ume_core.errors import InvalidOption, did_you_mean
 from ume_core.hookspecs import ExporterSpec, resolve
 from ume_core.loading import locate
 from ume_core.options import make_options
 from ume_core.plugins import registry
+from ume_r1.arguments import Parser
 from ume_r1.commands.common import option_argument
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
+def arguments(parser: Parser) -> None:
     """What to export, where and how."""
+    parser.examples(
+        "ume export ume-r1-2b r1-onnx",
+        "ume export ume-nano nano --format sentence-transformers",
+        "ume export ume-r1-2b r1-onnx -o precision=int8",
+    )
     formats = "; ".join(f"{s.name}: {s.description}" for s in registry().exporters.values())
     parser.add_argument("model", help="alias, checkpoint directory or hub id")
     parser.add_argument(
         "directory", nargs="?", type=Path, help="a new directory (tensorrt: none, if MODEL is one)"
     )
-    parser.add_argument("--format", default="onnx", help=formats or "none is installed")
+    shown = f"default: onnx. {formats}" if formats else "none is installed"
+    parser.add_argument("--format", default="onnx", help=shown)
     option_argument(parser, "an option of the format; 'ume plugins FORMAT' lists them")
 
 
@@ -41,5 +48,6 @@ def _format(name: str) -> ExporterSpec:
     formats = registry().exporters
     if name not in formats:
         known = ", ".join(sorted(formats)) or "none is installed"
-        raise InvalidOption(f"unknown format {name!r}", fix=f"known formats: {known}")
+        fix = f"{did_you_mean(name, formats)}known formats: {known}"
+        raise InvalidOption(f"unknown format {name!r}", fix=fix)
     return formats[name]

@@ -9,9 +9,27 @@ hits = index.search(model.embed(["a red apple"]).disc[0], "disc", top=5)
 ```
 """
 
-from ume_r1.index.build import BuildReport, build_index
-from ume_r1.index.description import Description
-from ume_r1.index.errors import DamagedIndex
-from ume_r1.index.store import Hit, Index
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ume_core.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from ume_r1.index.build import BuildReport, build_index
+    from ume_r1.index.description import Description
+    from ume_r1.index.errors import DamagedIndex
+    from ume_r1.index.store import Hit, Index
 
 __all__ = ["BuildReport", "DamagedIndex", "Description", "Hit", "Index", "build_index"]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "ume_r1.index.build": "BuildReport build_index",
+        "ume_r1.index.description": "Description",
+        "ume_r1.index.errors": "DamagedIndex",
+        "ume_r1.index.store": "Hit Index",
+    },
+    distribution="ume-r1",
+)

@@ -23,6 +23,7 @@ from ume_r1.index.rows import schema_of
 
 NAME = "ume-index.json"
 FORMAT = 3
+_NESTED = ("signature", "sealed", "snapshot")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Description:
         beside: the folder's path from the index directory, for an index moved with its folder.
         generation: number of the table in use; a rewritten table gets the next one.
         sealed: files of that table when the last run ended, by their path in it.
+        snapshot: the copy of its rows (`snapshot.NAME`), where there is one.
     """
 
     folder: str
@@ -63,6 +65,7 @@ class Description:
     beside: str = ""
     generation: int = 1
     sealed: dict[str, SealedFile] = field(default_factory=dict[str, SealedFile])
+    snapshot: SealedFile | None = None
 
     @classmethod
     def of(
@@ -184,20 +187,23 @@ def mismatch(directory: Path, stored: Description, found: list[str]) -> Signatur
 def _to_json(about: Description) -> dict[str, Any]:
     return {
         "format": FORMAT,
-        **{k: v for k, v in vars(about).items() if k not in ("signature", "sealed")},
+        **{k: v for k, v in vars(about).items() if k not in _NESTED},
         "signature": about.signature.to_dict(),
         "sealed": {name: vars(file) for name, file in about.sealed.items()},
+        "snapshot": vars(about.snapshot) if about.snapshot is not None else None,
     }
 
 
 def _from_json(stored: dict[str, Any]) -> Description:
     values = {k: v for k, v in stored.items() if k != "format"}
+    copy = stored.get("snapshot")
     return Description(
         **values
         | {
             "mode": check_mode(stored["mode"]),
             "signature": Signature.from_dict(stored["signature"]),
             "sealed": {name: SealedFile(**file) for name, file in stored["sealed"].items()},
+            "snapshot": SealedFile(**copy) if copy is not None else None,
         }
     )
 

@@ -57,11 +57,11 @@ EMPTY = "it is empty, but files were indexed from it"
 _LINK = "it is a link to a folder, and those are not followed"
 
 
-def list_folder(folder: Path, leave_out: Path) -> Listing:
+def list_folder(folder: Path, leave_out: Path | None = None) -> Listing:
     """Read a folder and everything below it but hidden entries and `leave_out`.
 
     Args:
-        folder: an absolute path.
+        folder: the folder; absolute if `leave_out` is given.
         leave_out: a directory to pass over (the index may lie in the folder), absolute.
 
     Raises:

@@ -41,6 +41,23 @@ class Row:
     gen: Vectors | None
 
 
+@dataclass(frozen=True)
+class Narrow:
+    """Which rows a search looks at.
+
+    Attributes:
+        kind: `image`, `video` or `text`; None for all.
+        under: a folder below the indexed one, `/` between its parts; empty for all.
+    """
+
+    kind: str | None = None
+    under: str = ""
+
+    def takes(self, path: str, kind: str) -> bool:
+        """Whether a row is looked at."""
+        return self.kind in (None, kind) and (not self.under or path.startswith(self.under + "/"))
+
+
 def vector_columns(mode: Mode) -> tuple[str, ...]:
     """The vectors an index of this mode holds."""
     return ("disc", "gen") if mode == "both" else (mode,)
@@ -90,23 +107,27 @@ def checked(rows: pa.Table) -> tuple[pa.Table, list[str]]:
 def _checks(rows: pa.Table) -> list[str]:
     """BLAKE2b over every other cell of each row."""
     texts = [rows[name].to_pylist() for name in _TEXTS]
-    vectors = [_matrix(rows[name]) for name in ("disc", "gen") if name in rows.column_names]
+    vectors = [matrix(rows[name]) for name in ("disc", "gen") if name in rows.column_names]
     found: list[str] = []
     for index, cells in enumerate(zip(*texts, strict=True)):
         digest = hashlib.blake2b(digest_size=_CHECK_BYTES)
         for cell in cells:
             data = (cell or "").encode()
             digest.update(len(data).to_bytes(8, "little") + data)
-        for matrix in vectors:
-            digest.update(matrix[index].tobytes())
+        for values in vectors:
+            digest.update(values[index].tobytes())
         found.append(digest.hexdigest())
     return found
 
 
-def _matrix(column: pa.ChunkedArray) -> Vectors:
+def matrix(column: pa.ChunkedArray) -> Vectors:
     """A vector column as float32 (rows, dimensions); all NaN if a vector is missing."""
     shape = (len(column), column.type.list_size)
     if column.null_count:
         return np.full(shape, np.nan, np.float32)
-    flat = column.combine_chunks().flatten()
-    return np.asarray(flat, dtype=np.float32).reshape(shape)
+    # Not through Arrow's own conversion, which imports pandas where it is installed (1 s).
+    parts = [chunk.flatten() for chunk in column.chunks if len(chunk)]
+    values = [
+        np.frombuffer(part.buffers()[1], np.float32, len(part), 4 * part.offset) for part in parts
+    ]
+    return np.concatenate(values or [np.empty(0, np.float32)]).reshape(shape)

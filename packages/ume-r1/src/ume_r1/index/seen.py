@@ -56,7 +56,10 @@ class Seen:
         self._changed = False
         try:
             data = io.BytesIO(self._path.read_bytes())
-            rows = pq.read_table(data, schema=_SCHEMA).to_pylist()
+            table = pq.ParquetFile(data).read()
+            if not table.schema.equals(_SCHEMA):
+                return
+            rows = table.to_pylist()
         except (OSError, ValueError, pa.ArrowException):  # absent or damaged: files are read again
             return
         for row in rows:

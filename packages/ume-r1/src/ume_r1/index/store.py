@@ -22,17 +22,21 @@ from ume_core.errors import InvalidOption
 from ume_core.results import Vectors
 from ume_core.signature import Signature
 from ume_r1.index import description as about_file
-from ume_r1.index import seen
+from ume_r1.index import seen, snapshot
 from ume_r1.index.description import Description, mismatch, read_description
 from ume_r1.index.disk import digest_of, entries, remove, temporary
 from ume_r1.index.errors import DamagedIndex, disk_error
 from ume_r1.index.options import Asked
+from ume_r1.index.rows import Narrow
 from ume_r1.index.seal import damaged_files
+from ume_r1.index.snapshot import Snapshot, known_rows
 from ume_r1.index.table import FOLDER, Table, table_folder, table_numbers
 
 _LOCK = ".lock"
-TEMPORARY = tuple(temporary(Path(name)).name for name in (about_file.NAME, seen.NAME))
-_OURS = {FOLDER, _LOCK, about_file.NAME, seen.NAME, *TEMPORARY}
+TEMPORARY = tuple(
+    temporary(Path(name)).name for name in (about_file.NAME, seen.NAME, snapshot.NAME)
+)
+_OURS = {FOLDER, _LOCK, about_file.NAME, seen.NAME, snapshot.NAME, *TEMPORARY}
 _SAMPLE = 16  # files compared before an index is taken to belong to a folder of another name
 T = TypeVar("T")
 
@@ -69,7 +73,7 @@ class Index:
         """Take an index as described; its table is opened when it is first needed."""
         self.directory = directory
         self.description = description
-        self._table: Table | None = None
+        self._table: Table | Snapshot | None = None
 
     @classmethod
     def open(cls, directory: str | Path) -> Index:
@@ -104,8 +108,9 @@ class Index:
         if rebuild or not has_index(directory):
             with lock(directory):
                 generation = max(table_numbers(directory), default=0) + 1
-                remove(directory / seen.NAME)
-                fresh = replace(description, generation=generation, sealed={})
+                for name in (seen.NAME, snapshot.NAME):
+                    remove(directory / name)
+                fresh = replace(description, generation=generation, sealed={}, snapshot=None)
                 # The table first: where the description is, the index is whole.
                 Table(directory, generation, fresh.schema, create=True)
                 fresh.write(directory)
@@ -160,13 +165,23 @@ class Index:
         """path -> (kind, digest) of every row."""
         return self._read(known_rows)
 
-    def search(self, vector: Vectors, mode: str, top: int) -> list[Hit]:
+    def search(
+        self,
+        vector: Vectors,
+        mode: str,
+        top: int,
+        *,
+        kind: str | None = None,
+        under: str = "",
+    ) -> list[Hit]:
         """Find the files most similar to a query; exact.
 
         Args:
             vector: float32 (dimensions,), unit length, of a model that `require` accepts.
             mode: `disc` or `gen`: the stored vectors to compare with.
             top: number of results at most.
+            kind: `image`, `video` or `text`: only files of this kind.
+            under: only files in this folder below the indexed one, `/` between its parts.
 
         Returns:
             hits, the most similar first.
@@ -174,7 +189,10 @@ class Index:
         Raises:
             DamagedIndex: a row to be returned is not as it was written.
         """
-        rows = self._read(lambda table: table.nearest(vector, mode, top) if len(table) else [])
+        narrow = Narrow(kind, under)
+        rows = self._read(
+            lambda table: table.nearest(vector, mode, top, narrow) if len(table) else []
+        )
         folder = self.folder
         return [
             Hit(folder / r["path"], r["path"], r["kind"], r["score"], r["thinking"], r["summary"])
@@ -216,7 +234,7 @@ class Index:
         self.description = read_description(self.directory)
         self._table = None
 
-    def _read(self, action: Callable[[Table], T]) -> T:
+    def _read(self, action: Callable[[Table | Snapshot], T]) -> T:
         """Do it on the table; again if another process rewrote the table meanwhile."""
         while True:
             tried = self.description.generation
@@ -228,7 +246,7 @@ class Index:
                     continue
                 raise self._damaged(error) from error
 
-    def _opened(self) -> Table:
+    def _opened(self) -> Table | Snapshot:
         if self._table is None:
             about = self.description
             folder = table_folder(self.directory, about.generation)
@@ -236,7 +254,11 @@ class Index:
             if changed:
                 name = folder.relative_to(self.directory) / changed[0]
                 raise DamagedIndex(self.directory, name.as_posix())
-            self._table = Table(self.directory, about.generation, about.schema)
+            copy = snapshot.read(self.directory, about)
+            if copy is not None:
+                self._table = copy
+            else:
+                self._table = Table(self.directory, about.generation, about.schema)
         return self._table
 
     def _damaged(self, error: DamagedIndex) -> DamagedIndex:
@@ -246,12 +268,6 @@ class Index:
     def update_command(self) -> str:
         """The command that brings the index up to date."""
         return shlex.join(["ume", "index", str(self.folder), "--to", str(self.directory)])
-
-
-def known_rows(table: Table) -> dict[str, tuple[str, str]]:
-    """path -> (kind, digest) of every row of a table; of the first, if a path has several."""
-    rows = table.column("path", "kind", "digest")
-    return {path: (kind, digest) for path, kind, digest in reversed(rows)}
 
 
 def has_index(directory: Path) -> bool:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from ume_core.results import Vectors
 from ume_r1.index.disk import entries, remove
 from ume_r1.index.errors import DamagedIndex, library_errors
-from ume_r1.index.rows import checked
+from ume_r1.index.rows import Narrow, checked
 
 FOLDER = "lance"
 # Rows of one data file of a rewritten table: what is lost if a file is, and read at a time.
@@ -112,8 +112,16 @@ class Table:
             found = self._table.search().where(_in(paths)).limit(len(paths) + 1).to_arrow()
             return checked(found.select(self.schema.names))[0]
 
-    def nearest(self, vector: Vectors, column: str, top: int) -> list[dict[str, Any]]:
+    def nearest(
+        self, vector: Vectors, column: str, top: int, narrow: Narrow
+    ) -> list[dict[str, Any]]:
         """The `top` rows most similar to a unit vector (dimensions,), best first; exact.
+
+        Args:
+            vector: the unit vector.
+            column: `disc` or `gen`.
+            top: how many at most.
+            narrow: the rows to look at.
 
         Returns:
             rows without vectors, each with its `score`, the cosine.
@@ -123,6 +131,9 @@ class Table:
         """
         with self._errors():
             query = self._table.search(vector.tolist(), vector_column_name=column)
+            if narrow != Narrow():
+                condition = _condition(narrow)
+                query = query.where(condition, prefilter=True)
             found = query.distance_type("dot").limit(top).to_arrow()
             scores = [1 - d for d in found["_distance"].to_pylist()]  # dot distance: 1 - cosine
             rows, lost = checked(found.select(self.schema.names))
@@ -186,5 +197,15 @@ def _name(generation: int) -> str:
 
 
 def _in(paths: Sequence[str]) -> str:
-    quoted = ", ".join("'" + p.replace("'", "''") + "'" for p in paths)
-    return f"{_KEY} IN ({quoted})"
+    return f"{_KEY} IN ({', '.join(map(_quoted, paths))})"
+
+
+def _condition(narrow: Narrow) -> str:
+    found = [] if narrow.kind is None else [f"kind = {_quoted(narrow.kind)}"]
+    if narrow.under:
+        found.append(f"starts_with({_KEY}, {_quoted(narrow.under + '/')})")
+    return " AND ".join(found)
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

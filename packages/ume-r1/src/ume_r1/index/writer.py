@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ume_r1.index.description import Description, read_description
+from ume_r1.index import snapshot
+from ume_r1.index.description import Description, SealedFile, read_description
 from ume_r1.index.disk import entries, remove
 from ume_r1.index.errors import DamagedIndex
 from ume_r1.index.rows import Row, renamed, to_arrow
 from ume_r1.index.seal import damaged_files, seal, table_files
-from ume_r1.index.store import TEMPORARY, Index, known_rows, lock
+from ume_r1.index.snapshot import Snapshot, known_rows
+from ume_r1.index.store import TEMPORARY, Index, lock
 from ume_r1.index.table import FOLDER, Table, copy_rows, has_table, table_folder
 
 # Commits after which a growing table is rewritten, once it has doubled: manifests name all data
@@ -54,9 +56,9 @@ class Writer:
         self._remove_leftovers()
         self.damaged: list[str] = []
         self._dirty = False  # whether files of the table are not sealed
-        self._table = self._sound_table(verify)
-        rows = len(self._table)
-        self.known = known_rows(self._table)
+        self._rows: Table | Snapshot = self._sound_table(verify)
+        rows = len(self._rows)
+        self.known = known_rows(self._rows)
         self._sound = rows  # rows known to be as they were written
         self._commits, self._tidied = 0, rows
         self._lost: list[str] = []
@@ -93,13 +95,16 @@ class Writer:
             InvalidOption: the disk refuses something.
             DamagedIndex: what was written cannot be read back.
         """
+        if isinstance(self._rows, Snapshot):  # nothing was changed
+            return self._lost
         # Two rows of one path: a commit that was made although it reported a failure.
         if self._table.untidy() or len(self._table) != len(self.known):
             self._rewrite()
         elif self._dirty:
             self._check()
-            folder = table_folder(self._directory, self._about.generation)
-            self._describe(replace(self._about, sealed=seal(folder, self._about.sealed)))
+            self._describe(self._sealed(self._about.sealed))
+        elif snapshot.lacks(self._directory, self._about):
+            self._describe(self._sealed(self._about.sealed))
         self._dirty = False
         return self._lost
 
@@ -116,7 +121,14 @@ class Writer:
         if self._commits > _COMMITS and len(self.known) > 2 * self._tidied:
             self._rewrite()
 
-    def _sound_table(self, verify: bool) -> Table:
+    @property
+    def _table(self) -> Table:
+        """The table; opened when there is something to write, where reading goes without."""
+        if isinstance(self._rows, Snapshot):
+            self._rows = Table(self._directory, self._about.generation, self._schema)
+        return self._rows
+
+    def _sound_table(self, verify: bool) -> Table | Snapshot:
         """The table, without the rows that are not as they were written."""
         about = self._about
         folder = table_folder(self._directory, about.generation)
@@ -125,8 +137,11 @@ class Writer:
             self._dirty = True
             self.damaged = [f"{FOLDER}/{folder.name}"] if about.sealed else []
             if about.sealed:
-                self._describe(replace(about, sealed={}))
+                self._describe(replace(about, sealed={}, snapshot=None))
             return Table(self._directory, about.generation, self._schema, create=True)
+        copy = None if changed or verify else snapshot.read(self._directory, about)
+        if copy is not None:
+            return copy
         if not changed:
             try:
                 table = Table(self._directory, about.generation, self._schema)
@@ -144,7 +159,7 @@ class Writer:
 
         salvage(self._directory, about)
         table = Table(self._directory, about.generation + 1, self._schema)
-        self._switch(replace(about, generation=about.generation + 1, sealed={}))
+        self._switch(replace(about, generation=about.generation + 1, sealed={}, snapshot=None))
         return table
 
     def _rewrite(self) -> None:
@@ -156,17 +171,16 @@ class Writer:
         for path in {*lost} & {*self.known}:
             del self.known[path]
         self._lost += lost
-        self._table, self._sound = new, 0
+        self._rows, self._sound = new, 0
         self._check()
-        folder = table_folder(self._directory, generation)
-        self._switch(replace(self._about, generation=generation, sealed=seal(folder, {})))
+        self._switch(self._sealed({}))
         self._dirty = False
         self._sound = self._tidied = len(self.known)
         self._commits = 0
 
     def _check(self) -> None:
         """Read back what was written, past every cache of the library."""
-        self._table = Table(self._directory, self._table.generation, self._schema)
+        self._rows = Table(self._directory, self._table.generation, self._schema)
         stored = known_rows(self._table)
         lost = [path for _, paths in self._table.pages(self._sound) for path in paths]
         if stored != self.known or lost:
@@ -175,6 +189,13 @@ class Writer:
                 "what was written cannot be read back",
                 fix="check the disk, then run the same command again",
             )
+
+    def _sealed(self, before: dict[str, SealedFile]) -> Description:
+        """The description of the table as it is now; `before` are files not to be read again."""
+        generation = self._table.generation
+        sealed = seal(table_folder(self._directory, generation), before)
+        copy = snapshot.write(self._directory, self._table, sealed)
+        return replace(self._about, generation=generation, sealed=sealed, snapshot=copy)
 
     def _switch(self, about: Description) -> None:
         old = table_folder(self._directory, self._about.generation)

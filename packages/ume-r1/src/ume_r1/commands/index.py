@@ -1,0 +1,149 @@
+"""`ume index`."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from ume_core.embedder import Embedder
+from ume_core.errors import InvalidOption
+from ume_core.limits import Policy
+from ume_r1 import output
+from ume_r1.arguments import Parser
+from ume_r1.commands.common import (
+    json_argument,
+    mode_argument,
+    model_arguments,
+    options_from,
+)
+from ume_r1.commands.progress import progress_bar
+from ume_r1.files import counted, left_out
+from ume_r1.index.build import BuildReport, build_index
+from ume_r1.index.description import Description, check_asked, read_description
+from ume_r1.index.options import Asked
+from ume_r1.index.store import Index, check_target, has_index
+from ume_r1.output import printable
+from ume_r1.settings import DEFAULT_MODEL, setting
+
+
+def arguments(parser: Parser) -> None:
+    """Arguments of `ume index`."""
+    parser.examples(
+        "ume index photos --to my-index          # again later: adds what is new",
+        "ume index photos --to my-index --mode both --model ume-r1-2b",
+        "ume index /mnt/photos --to my-index     # the folder has another name now",
+    )
+    parser.add_argument("folder", type=Path, help="pictures, clips and texts to index")
+    parser.add_argument("--to", type=Path, required=True, metavar="INDEX", help="index directory")
+    parser.add_argument(
+        "--strict", action="store_true", help="exit with 1 if a file was skipped or left out"
+    )
+    parser.add_argument(
+        "--prune",
+        action="store_true",
+        help="remove deleted files also if they are most of the index, or their folder is empty",
+    )
+    parser.add_argument(
+        "--verify", action="store_true", help="check every stored byte, and repair what is damaged"
+    )
+    parser.add_argument("--rebuild", action="store_true", help="start the index anew")
+    json_argument(parser)
+    mode_argument(parser, default=None)
+    model_arguments(parser, of_index=True)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Bring an index up to date with a folder."""
+    folder = args.folder.resolve()
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise InvalidOption(f"{args.folder} {what}", fix="name a folder with pictures or clips")
+    store, model = _open_or_create(args, folder)
+    with progress_bar("indexing") as bar:
+        task = bar.add_task("", total=None)
+        try:
+            report = build_index(
+                store,
+                folder,
+                model or (lambda: _load(store, args)),
+                max_new_tokens=args.max_new_tokens,
+                prune=args.prune,
+                verify=args.verify,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        except KeyboardInterrupt:
+            bar.stop()
+            message = f"interrupted; {len(store)} items are in {args.to}"
+            output.complain(f"ume: {message}; the same command goes on from there")
+            return 130
+    return _tell(report, len(store), args)
+
+
+def _open_or_create(args: argparse.Namespace, folder: Path) -> tuple[Index, Embedder | None]:
+    """The index to update, and the model if it had to be loaded for that."""
+    asked = Asked(args.model, args.engine or "auto", options_from(args, new=False))
+    mode = args.mode
+    check_target(args.to)
+    if has_index(args.to) and not args.rebuild:
+        store = Index(args.to, read_description(args.to))
+        check_asked(args.to, store.description, asked, mode)
+        before = store.description.folder
+        store.move_to(folder)
+        if before != store.description.folder:
+            output.tell(f"{args.to} indexed {before}; from now on {folder}")
+        return store, None
+    if has_index(args.to) and asked.model is None:  # to be rebuilt, with its own model if known
+        with suppress(InvalidOption):
+            stored = read_description(args.to)
+            asked, mode = asked.over(stored.asked), mode or stored.mode
+    asked = _with_settings(asked)
+    name = asked.lasting_name(DEFAULT_MODEL)
+    # The index reads the files and hands over their bytes; what those name is not opened.
+    options = replace(asked.load_options(), policy=Policy.closed())
+    model = Asked(name, asked.engine, vars(options) | asked.engine_options()).load()
+    description = Description.of(
+        model, folder, mode or "disc", name=name, engine=asked.engine, options=options
+    )
+    return Index.create(args.to, description, rebuild=args.rebuild), model
+
+
+def _with_settings(asked: Asked) -> Asked:
+    """The request, with what the environment or the settings say where it leaves things open."""
+    usual = {} if setting("dtype") is None else {"dtype": setting("dtype")}
+    engine = setting("engine") or "auto" if asked.engine == "auto" else asked.engine
+    return Asked(asked.model or setting("model"), engine, usual | asked.options)
+
+
+def _load(store: Index, args: argparse.Namespace) -> Embedder:
+    policy = Policy.closed()  # the index reads the files and hands over their bytes
+    options = options_from(args, new=False)
+    return store.load_model(args.model, engine=args.engine or "auto", policy=policy, **options)
+
+
+def _tell(report: BuildReport, items: int, args: argparse.Namespace) -> int:
+    """Print what a run did; the exit status."""
+    if args.json:
+        counts = {k: v for k, v in asdict(report).items() if k != "unread"}
+        output.print_json(
+            {"index": str(args.to), "items": items, **counts, "unread": dict(report.unread)}
+        )
+    else:
+        print(
+            f"{items} items in {args.to}: {report.embedded} embedded, "
+            f"{report.unchanged} unchanged, {report.moved} moved, {report.removed} removed, "
+            f"{len(report.skipped)} skipped"
+        )
+    said = [f"damaged {name}: what could not be read is embedded again" for name in report.damaged]
+    said += [f"repaired {printable(path)}: its row was damaged" for path in report.repaired]
+    said += [f"skipped {printable(p)}: {reason}" for p, reason in sorted(report.skipped.items())]
+    for reason, count in sorted(Counter(report.kept.values()).items()):
+        said.append(f"kept {counted(count, 'item')}, {printable(reason)}")
+    lines, known = left_out(report.unread)
+    said += lines
+    for line in said:
+        output.tell(line)
+    incomplete = report.skipped or report.kept or known
+    return 1 if args.strict and incomplete else 0

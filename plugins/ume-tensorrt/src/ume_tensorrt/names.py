@@ -1,0 +1,4 @@
+"""Where built engines stand in an exported directory."""
+
+NAME = "engines.json"
+FOLDER = "tensorrt"

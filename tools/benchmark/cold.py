@@ -1,0 +1,147 @@
+"""Cold starts: what a first vector costs, each time in a process of its own: `tools/bench --cold`.
+
+Everybody has ume-nano in float32 and embeds one text and one picture. CPU seconds of the process,
+medians of the rounds; files are in the disk cache, and so is Python's bytecode.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import ume_nano
+
+ROOT = Path(__file__).resolve().parents[2]
+GALLERY = ROOT / "tools" / "gallery"
+# Prints CPU seconds until all is imported, until the model is loaded, and until the vectors are
+# there; interpreter included.
+_STAGES = """
+import time
+{imports}
+stages = [time.process_time()]
+{load}
+stages.append(time.process_time())
+{embed}
+stages.append(time.process_time())
+import json, sys
+print(json.dumps(stages))
+"""
+_UME = {
+    "imports": "import ume_r1 as ume",
+    "embed": 'model.embed(["a dog", ume.Image("tools/gallery/dog.png")])',
+}
+_SENTENCE_TRANSFORMERS = {
+    "imports": "from sentence_transformers import SentenceTransformer",
+    "load": "model = SentenceTransformer({directory!r}, device='cpu')",
+    "embed": "model.encode(['a dog', 'tools/gallery/dog.png'])",
+}
+_VLLM = {
+    "imports": "from vllm import LLM",
+    "load": "model = LLM({model!r}, runner='pooling', enforce_eager=True)",
+    "embed": "model.embed(['a dog'])",
+}
+
+
+def measure(rounds: int) -> dict[str, Any]:
+    """Run everything; seconds by name, and why a system was not run."""
+    ume = [sys.executable, "-m", "ume_r1"]
+    with tempfile.TemporaryDirectory() as folder:
+        directory, index = str(Path(folder) / "st"), str(Path(folder) / "index")
+        _quiet([*ume, "export", "ume-nano", directory, "--format", "sentence-transformers"])
+        _quiet([*ume, "index", str(GALLERY), "--to", index])
+        libraries = {
+            "ume_r1, disc (ONNX Runtime)": _UME | {"load": "model = ume.load('ume-nano')"},
+            "ume_r1, torch engine": _UME | {"load": "model = ume.load('ume-nano', engine='torch')"},
+            "sentence-transformers": {
+                k: v.format(directory=directory) for k, v in _SENTENCE_TRANSFORMERS.items()
+            },
+        }
+        commands = {
+            "ume --help": ["--help"],
+            "ume search INDEX a dog": ["search", index, "a", "dog"],
+            "ume index FOLDER --to INDEX, nothing new": ["index", str(GALLERY), "--to", index],
+            "ume embed --text a": ["embed", "--text", "a"],
+            "ume embed gone.png": ["embed", "gone.png"],
+        }
+        found: dict[str, Any] = {"libraries": {}, "commands": {}}
+        for name, parts in libraries.items():
+            runs = [_stages(_STAGES.format(**parts)) for _ in range(rounds)]
+            found["libraries"][name] = _medians(runs)
+        for name, arguments in commands.items():
+            runs = [_run([*ume, *arguments])[0] for _ in range(rounds)]
+            found["commands"][name] = _medians(runs)
+    if find_spec("vllm") is not None:
+        code = _STAGES.format(**{k: v.format(model=str(ume_nano.path())) for k, v in _VLLM.items()})
+        found["libraries"]["vLLM"] = _medians([_stages(code) for _ in range(rounds)])
+    else:
+        found["not run"] = {"vLLM": "not installed"}
+    return found
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The report."""
+    lines = [
+        "# Cold starts",
+        "",
+        f"`{found['command']}`, {found['date']}, {found['hardware']}; {found['rounds']} rounds, "
+        "medians; ume-nano, float32.",
+        "CPU seconds in a fresh process, files in the disk cache. "
+        + f"Load average when it began: {found['load']:.1f}.",
+        "",
+        "| until the first text and picture are embedded | imported | loaded | embedded | process, "
+        "CPU | process, wall | peak memory |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, run in found["libraries"].items():
+        stages = " | ".join(f"{run[k]:.2f} s" for k in ("imported", "loaded", "embedded"))
+        lines.append(
+            f"| {name} | {stages} | {run['cpu']:.2f} s | {run['wall']:.2f} s | "
+            f"{run['memory'] / 1e6:,.0f} MB |"
+        )
+    for name, why in found.get("not run", {}).items():
+        lines.append(f"| {name} | not run: {why} | | | | | |")
+    lines += ["", "| command | CPU | wall | peak memory |", "|---|---|---|---|"]
+    for name, run in found["commands"].items():
+        seconds, memory = f"{run['cpu']:.2f} s | {run['wall']:.2f} s", run["memory"] / 1e6
+        lines.append(f"| `{name}` | {seconds} | {memory:,.0f} MB |")
+    return "\n".join(lines) + "\n"
+
+
+def _stages(code: str) -> dict[str, float]:
+    run, said = _run([sys.executable, "-c", code])
+    stages = json.loads(said.splitlines()[-1])
+    return run | dict(zip(("imported", "loaded", "embedded"), stages, strict=True))
+
+
+def _run(command: list[str]) -> tuple[dict[str, float], str]:
+    began = time.monotonic()
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    said = process.stdout.read()
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = {"wall": time.monotonic() - began, "cpu": used.ru_utime + used.ru_stime}
+    return seconds | {"memory": 1024.0 * used.ru_maxrss}, said
+
+
+def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
+    return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+
+
+def _quiet(command: list[str]) -> None:
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+
+
+def load_average() -> float:
+    """Processes that wanted a core in the last minute: what else ran."""
+    return os.getloadavg()[0]
