@@ -35,7 +35,8 @@ ARROWS: dict[str, tuple[str, set[str]]] = {
 NAMES = {name for name, _ in ARROWS.values()}
 HEAVY = {
     "torch", "transformers", "torchvision", "av", "lancedb", "pyarrow", "requests", "httpx",
-    "fastapi", "uvicorn", "prometheus_client", "onnxruntime", "sentence_transformers", "tensorrt", "cuda",
+    "fastapi", "uvicorn", "prometheus_client", "onnxruntime", "sentence_transformers", "tensorrt",
+    "cuda",
 }  # fmt: skip
 
 
