@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-MEMBERS = sorted(ROOT.glob("plugins/*/README.md"))
+# ume-server's talks to a server, which its own tests run.
+MEMBERS = sorted(p for p in ROOT.glob("plugins/*/README.md") if p.parent.name != "ume-server")
 PAGES = [
     ROOT / "README.md",
     *sorted(ROOT.glob(".github/*.md")),

@@ -1,0 +1,1 @@
+"""What clients send and get: OpenAI's, Cohere's and Voyage's shapes."""
