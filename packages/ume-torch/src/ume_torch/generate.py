@@ -8,7 +8,7 @@ last one allowed; a row that ends or runs out without it gets `<gen_emb>` append
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -180,16 +180,23 @@ def greedy(logits: Tensor, rows: Sequence[Row]) -> list[int]:  # noqa: ARG001
 
 
 class Sampler:
-    """Temperature, top-k and top-p; every sample draws from its own generator."""
+    """Temperature, top-k and top-p; every sample draws from its own generator.
 
-    def __init__(self, sampling: Sampling) -> None:
-        self.sampling = sampling
+    Args:
+        sampling: how tokens are drawn.
+        seeds: a seed for each prompt, by the caller's number; without, all start from `sampling`'s,
+            so that an item's samples do not depend on its place.
+    """
+
+    def __init__(self, sampling: Sampling, seeds: Mapping[int, int] | None = None) -> None:
+        self.sampling, self._seeds = sampling, seeds or {}
         self._generators: dict[Row, torch.Generator] = {}
 
     def _generator(self, row: Row) -> torch.Generator:
         # On the CPU, so that a seed means the same draws on every device.
         if row not in self._generators:
-            seed = self.sampling.seed * 1_000_003 + row.sample
+            own = self._seeds.get(row.prompt, self.sampling.seed)
+            seed = own * 1_000_003 + row.sample
             self._generators[row] = torch.Generator().manual_seed(seed)
         return self._generators[row]
 
