@@ -28,7 +28,8 @@ from ume_qwen.checkpoint import find_checkpoint
 from ume_torch.checkpoint import load_model, save_weights
 
 CARD = Path(__file__).with_name("card.md")
-NUMBERS = Path(__file__).with_name("evaluation.json")
+PROVENANCE = ROOT / "packages" / "ume-nano" / "provenance"  # beside the wheel's sources
+NUMBERS = PROVENANCE / "evaluation.json"
 # Goals of the model, as (concepts, style, query, mode) -> recall@5 in percent, text to image.
 GOALS = {
     ("unseen", "unseen", "name", "disc"): 50.0,
@@ -66,7 +67,7 @@ def _weights(run: Path, target: Path, average: Path | None) -> None:
         shutil.rmtree(target)
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.safetensors", "*.tmp"))
     save_weights(model, target, torch.bfloat16)
-    shutil.copy(run / "log.jsonl", Path(__file__).with_name("training-log.jsonl"))
+    shutil.copy(run / "log.jsonl", PROVENANCE / "training-log-fourth.jsonl")
 
 
 def card(found: dict[str, Any]) -> str:

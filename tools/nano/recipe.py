@@ -24,7 +24,7 @@ from tools.nano.drawing import COLOURS, Bytes, Look, Rng
 from tools.nano.sources import UNSEEN_STYLE
 from tools.nano.sprites import SpriteSheet
 from ume_core.items import Image, Item, Text, Video
-from ume_train.data import Answer, Example, PairBatch
+from ume_train.data.pairs import Answer, Example, PairBatch
 
 # What a model said of a concept's pictures: thinking and summary, by concept number.
 Words = dict[int, list[tuple[str, str]]]

@@ -9,8 +9,6 @@ disc vectors, and replaced answers are the starting weights' own (`tools.nano.wo
 from __future__ import annotations
 
 import argparse
-import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,8 @@ from tools.nano.recipe import NanoSource, Schedule, corpus, teacher_vectors
 from tools.nano.sprites import load_sprites
 from tools.nano.tokenizer import train_tokenizer
 from tools.nano.words import own_words
-from ume_train.sft import SFTConfig, Trainer
+from ume_train.config.stages import SFTConfig
+from ume_train.sft import SFT
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "nano"
@@ -37,7 +36,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--refine", action="store_true", help="see above; needs --from")
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-teacher", action="store_true", help="ablation: no text teacher")
     args = parser.parse_args()
     if args.refine and not args.start:
@@ -45,28 +43,37 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     sheet = load_sprites(CACHE)
-    directory = args.run / "model"
-    if not (directory / "model.safetensors").is_file() and args.start:
-        shutil.copytree(args.start, directory, ignore=shutil.ignore_patterns("README.md"))
-    elif not (directory / "model.safetensors").is_file():
-        train_tokenizer(corpus(sheet), directory)
-        model.create(directory)
+    start = args.start or args.run / "start"
+    if not (start / "model.safetensors").is_file():
+        train_tokenizer(corpus(sheet), start)
+        model.create(start)
     teacher = None if args.no_teacher else teacher_vectors(sheet, CACHE)
-    start = Schedule.small if args.start else 0.0
-    schedule = Schedule(args.steps, start=start, refine=args.refine)
+    schedule = Schedule(args.steps, start=Schedule.small if args.start else 0.0, refine=args.refine)
     words = own_words(sheet, args.start, args.run) if args.refine else None
     source = NanoSource(sheet, schedule, teacher, args.seed, words)
-    config = SFTConfig(
-        steps=args.steps, weight_ce=2.0, weight_follow=5.0 * args.refine, device=args.device
-    )
-    trainer = Trainer(args.run, source, config)
-    print(f"step {trainer.step} of {args.steps}", file=sys.stderr)
-    trainer.train(on_log=_show, until=args.until)
+    loss = {"ce": 1.0, "follow": 5.0 * args.refine, "teacher": float(teacher is not None)}
+    run = SFT(config(start, args.steps, loss, lr=0.01), args.run, source, args.steps)
+    run.train(args.until)
 
 
-def _show(row: dict[str, Any]) -> None:
-    print(" ".join(f"{k}={v:.3f}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items()),
-          file=sys.stderr, flush=True)  # fmt: skip
+def config(start: Path, steps: int, loss: dict[str, Any], *, lr: float) -> SFTConfig:
+    """The settings that every run of the embedded model has."""
+    return SFTConfig.model_validate(
+        {
+            "model": {"start": str(start), "vision": True, "gradient_checkpointing": False},
+            "data": {"drawn": 1},  # the source is this folder's own
+            "batch": {"pairs": Schedule.disc_pairs, "chunk": Schedule.disc_pairs},
+            "loss": {"temperature": 0.05, "mask_duplicates": False, **loss},
+            "optimizer": {
+                "name": "muon", "lr": lr, "lr_adam": lr / 5, "betas": [0.9, 0.98],
+                "weight_decay": 0.01, "warmup": min(0.5, 50 / steps), "schedule": "hold",
+            },
+            "run": {
+                "steps": steps, "save_every": 100, "log_every": 10, "device": "cpu",
+                "save_dtype": "float32",
+            },
+        }
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,133 +1,194 @@
-"""SFT: losses against their definitions, and a resumed run against an uninterrupted one."""
+"""SFT: chunks, resumption, adapters, and what is saved."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image as PILImage
+import transformers
 
-import ume_nano
-from ume_core import Image, Item, Text
-from ume_train.data import Answer, Example, PairBatch
-from ume_train.forward import prompt_states
-from ume_train.losses import follow, info_nce, next_token_loss, teacher_nce
-from ume_train.sft import SFTConfig, Trainer
-
-
-def test_info_nce_is_the_mean_of_both_directions() -> None:
-    torch.manual_seed(0)
-    q, p = torch.randn(4, 8), torch.randn(4, 8)
-    cosine = np.array([[float(torch.cosine_similarity(a, b, 0)) for b in p] for a in q]) / 0.1
-
-    def rows(scores: np.ndarray) -> float:
-        return float(np.mean([np.log(np.exp(r).sum()) - r[i] for i, r in enumerate(scores)]))
-
-    expected = (rows(cosine) + rows(cosine.T)) / 2
-    assert abs(float(info_nce(q, p, 0.1)) - expected) < 1e-5
+import ume_core
+from ume_core import Item, Text
+from ume_core.errors import InvalidOption
+from ume_train.commands.stage import open_source
+from ume_train.config import read_config
+from ume_train.data.pairs import PairBatch
+from ume_train.logs import read_log
+from ume_train.sft import SFT
 
 
-def test_pairs_that_match_cost_less_than_pairs_that_do_not() -> None:
-    x = torch.eye(5)
-    assert info_nce(x, x, 0.05) < 1e-3 < info_nce(x, x.flip(0), 0.05)
-    assert teacher_nce(x, x, 0.05) < teacher_nce(x.flip(0), x, 0.05)
-    unknown = torch.full((5, 5), torch.nan)
-    assert float(teacher_nce(x, unknown, 0.05)) == 0
-
-
-def test_following_moves_the_student_only() -> None:
-    student = torch.tensor([[1.0, 0.0], [0.0, 2.0]], requires_grad=True)
-    teacher = torch.tensor([[0.0, 3.0], [0.0, 1.0]], requires_grad=True)
-    loss = follow(student, teacher)
-    loss.backward()
-    assert abs(float(loss.detach()) - 0.5) < 1e-6  # the mean of 1 - cos 90 and 1 - cos 0 degrees
-    assert student.grad is not None and student.grad.abs().sum() > 0
-    assert teacher.grad is None
-
-
-def test_next_token_loss_is_the_log_of_the_vocabulary_without_knowledge() -> None:
-    loss = next_token_loss(torch.zeros(3, 4), torch.tensor([0, 1, 2]), torch.randn(10, 4))
-    assert abs(float(loss) - np.log(10)) < 1e-5
-
-
-class Source:
-    """Colours and their names; every third batch trains answers."""
-
-    names = ("red", "green", "blue", "white", "black", "yellow")
-
-    def batch(self, step: int) -> PairBatch:
-        rng = np.random.default_rng(step)
-        names = [str(n) for n in rng.permutation(self.names)[:4]]
-        answers = [
-            Answer(f"It is {n}.", n, "all" if rng.random() < 0.8 else "summary") for n in names
-        ]
-        pictures = [Item((Image(PILImage.new("RGB", (56, 56), n)),)) for n in names]
-        return PairBatch(
-            [Example(i, a) for i, a in zip(pictures, answers, strict=True)],
-            [Example(Item((Text(n),)), a) for n, a in zip(names, answers, strict=True)],
-            gen=step % 3 == 2,
-            teacher=rng.standard_normal((4, 16)).astype(np.float32) if step % 2 else None,
-        )
-
-
-def _run(tmp_path: Path, name: str, stops: list[int]) -> tuple[dict[str, torch.Tensor], list[str]]:
-    run = tmp_path / name
-    shutil.copytree(ume_nano.path(), run / "model")
-    config = SFTConfig(
-        steps=8, warmup=2, save_every=100, log_every=1, bf16=False, weight_teacher=0,
-        weight_follow=1.0,
+def make(
+    tmp: Path, drawn: Path, name: str, *changes: str, steps: int = 4, records: str = "sft"
+) -> SFT:
+    """A run on the drawn data."""
+    config: Any = read_config(
+        "sft", "tiny",
+        [
+            "data.drawn=0",
+            f"data.files=[{{path: {drawn / records}.json, media: {drawn / 'media'}}}]",
+            f"run.steps={steps}", "run.save_every=2", "run.save_dtype=float32", "batch.pairs=6",
+            "model.precision=float32", "data.order=shuffled", "run.device=cpu", "batch.chunk=6",
+            *changes,
+        ],
     )  # fmt: skip
-    for stop in stops:
-        Trainer(run, Source(), config).train(until=stop)
-        with (run / "log.jsonl").open("a") as log:  # as if killed before the next save
-            log.write(json.dumps({"step": stop + 1}) + "\n")
-    return Trainer(run, Source(), config).model.state_dict(), (
-        run / "log.jsonl"
-    ).read_text().splitlines()
+    out = tmp / name
+    return SFT(config, out, open_source("sft", config, out), steps)
 
 
-def _losses(row: str) -> dict[str, float]:
-    return {k: v for k, v in json.loads(row).items() if k != "seconds"}
+def weights(run: SFT) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in run.trained.model.state_dict().items()}
 
 
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
-    torch.set_num_threads(1)
-    whole, log = _run(tmp_path, "whole", [8])
-    parts, again = _run(tmp_path, "parts", [3, 5, 8])
-    assert [json.loads(row)["step"] for row in log] == list(range(1, 9))
-    assert [_losses(row) for row in again] == [_losses(row) for row in log]
-    assert ["follow" in row for row in log] == [step % 3 == 2 for step in range(8)]  # gen batches
-    for name, weight in whole.items():
-        torch.testing.assert_close(parts[name], weight, rtol=0, atol=1e-6)
-    saved = Trainer(tmp_path / "parts", Source(), SFTConfig(steps=8, bf16=False))
-    assert saved.step == 8
+def losses(run: Path) -> list[dict[str, float]]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_log(run)]
 
 
-def test_prompts_of_any_lengths_train_on_the_states_each_has_alone(tmp_path: Path) -> None:
-    shutil.copytree(ume_nano.path(), tmp_path / "model")
-    trainer = Trainer(tmp_path, Source(), SFTConfig(steps=1))
-    pixels = np.full((60, 60, 3), 90, dtype=np.uint8)
-    parts = [Text("a"), Text("word " * 30), Image(PILImage.fromarray(pixels)), Text("two")]
-    prepare = trainer.preparers["blank"]
-    prompts = [prepare(Item((part,)), gen=True) for part in parts]
-    pad = trainer.tokenizer.special.pad
-    with torch.no_grad():
-        together = prompt_states(trainer.model, prompts, pad)
-        alone = torch.cat([prompt_states(trainer.model, [p], pad) for p in prompts])
-    assert together.shape == alone.shape
-    assert (together - alone).abs().max() < 1e-4  # states are not normalised
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> SFT:
+    """Four steps without interruption."""
+    run = make(tmp_path_factory.mktemp("whole"), drawn, "whole")
+    assert run.train()
+    return run
 
 
-def test_a_resumed_run_keeps_its_arithmetic(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_in_parts_ends_where_a_whole_one_does(
+    tmp_path: Path, drawn: Path, whole: SFT
 ) -> None:
-    shutil.copytree(ume_nano.path(), tmp_path / "model")
-    monkeypatch.setattr("ume_train.sft.has_bf16", lambda device: False)
-    Trainer(tmp_path, Source(), SFTConfig(steps=8)).save()
-    monkeypatch.setattr("ume_train.sft.has_bf16", lambda device: True)
-    assert Trainer(tmp_path, Source(), SFTConfig(steps=8)).bf16 is False
-    assert Trainer(tmp_path, Source(), SFTConfig(steps=8, bf16=True)).bf16 is True
+    for until in (1, 3, 4):
+        run = make(tmp_path, drawn, "parts")
+        run.train(until)
+    assert losses(tmp_path / "parts") == losses(whole.out)
+    for name, weight in weights(run).items():
+        assert torch.equal(weight, weights(whole)[name]), name
+    with pytest.raises(InvalidOption, match=r"another configuration \(optimizer.lr\)"):
+        make(tmp_path, drawn, "parts", "optimizer.lr=1")
+
+
+def test_gradients_of_chunks_are_those_of_the_whole(
+    tmp_path: Path, drawn: Path, whole: SFT
+) -> None:
+    run = make(tmp_path, drawn, "chunks", "batch.chunk=2")
+    run.train()
+    for ours, theirs in zip(losses(run.out), losses(whole.out), strict=True):
+        for name in ("disc", "gen", "align", "ce", "loss", "grad_norm"):
+            assert ours[name] == pytest.approx(theirs[name], rel=2e-4, abs=1e-5), name
+
+
+def test_the_model_loads_in_the_engine_and_in_transformers(whole: SFT) -> None:
+    model = whole.out / "model"
+    plain = transformers.Qwen2VLForConditionalGeneration.from_pretrained(model)
+    state = plain.state_dict()
+    for name, weight in weights(whole).items():
+        assert torch.equal(state[name], weight), name
+    engine = ume_core.load(str(model), dtype="float32")
+    assert engine.signature("gen").aligned
+    item = Item((Text("red circle left"),))
+    result = engine.embed([item], mode="both", max_new_tokens=32)
+    with torch.no_grad():
+        rows = whole.render([ume_example(item)], answers=False)
+        whole.trained.model.eval()
+        disc = whole.policy(rows).disc[0]
+    unit = torch.nn.functional.normalize(disc, dim=0).numpy()
+    assert np.abs(unit - result.vectors("disc")[0]).max() < 1e-5
+
+
+def ume_example(item: Item) -> Any:
+    from ume_train.data.pairs import Example
+
+    return Example(item)
+
+
+def test_what_a_run_leaves(whole: SFT) -> None:
+    names = {p.name for p in whole.out.iterdir()}
+    assert {"config.yaml", "log.jsonl", "log.csv", "report.html", "tensorboard", "model"} <= names
+    assert "<svg" in (whole.out / "report.html").read_text("utf-8")
+    assert [p.name for p in (whole.out / "checkpoints").iterdir()] == ["step-000004"]
+    assert list((whole.out / "tensorboard").glob("events*"))
+    rows = (whole.out / "log.csv").read_text("utf-8").splitlines()
+    assert rows[0].startswith("step,disc,gen") and len(rows) == 5
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_an_adapter_is_merged_into_the_published_layout(
+    dora: bool, tmp_path: Path, drawn: Path, nano: Path
+) -> None:
+    pytest.importorskip("peft")
+    run = make(
+        tmp_path, drawn, "adapter", f"model.adapter={{rank: 2, dora: {str(dora).lower()}}}",
+        "optimizer.name=adamw", "optimizer.lr=1e-2", steps=2,
+    )  # fmt: skip
+    run.train()
+    model = run.out / "model"
+    merged = ume_core.load(str(model), dtype="float32")
+    apart = ume_core.load(
+        str(model / "adapter"), dtype="float32", text_only="blank", prompt="lines"
+    )
+    before = ume_core.load(str(nano), dtype="float32")
+    found = [e.embed(["red circle"]).vectors("disc") for e in (merged, apart, before)]
+    assert np.abs(found[0] - found[1]).max() < 1e-5
+    assert np.abs(found[0] - found[2]).max() > 1e-3
+    frozen = {n for n, p in run.trained.model.named_parameters() if p.requires_grad}
+    assert frozen and all("lora" in n for n in frozen)
+    with torch.no_grad():
+        rows = run.render([ume_example(Item((Text("red circle"),)))], answers=False)
+        run.trained.model.eval()
+        live = torch.nn.functional.normalize(run.policy(rows).disc[0], dim=0).numpy()
+    assert np.abs(found[0][0] - live).max() < 1e-5
+
+
+def test_only_what_is_to_train_changes(tmp_path: Path, drawn: Path) -> None:
+    run = make(tmp_path, drawn, "frozen", "model.vision=false", steps=1)
+    before = weights(run)
+    run.train()
+    changed = {n for n, w in weights(run).items() if not torch.equal(w, before[n])}
+    assert any("visual.merger" in n for n in changed)
+    assert any("language_model" in n for n in changed)
+    assert not any("visual.blocks" in n or "patch_embed" in n for n in changed)
+
+
+def test_media_that_cannot_be_decoded_take_no_part(tmp_path: Path, drawn: Path) -> None:
+    """The loss is that of the batch without the pair, not with another in its place."""
+    media = tmp_path / "media"
+    media.mkdir()
+    for path in (drawn / "media").iterdir():
+        (media / path.name).write_bytes(path.read_bytes())
+    records = json.loads((drawn / "sft.json").read_text())[:6]
+    (media / records[2]["qry"]["image"][0]).write_bytes(b"no picture")
+    (tmp_path / "sft.json").write_text(json.dumps(records))
+    run = make(tmp_path, tmp_path, "skip", "data.bad_media=skip", "data.order=file", steps=1)
+    run.train()
+    (row,) = losses(run.out)
+    assert row["skipped"] == 1
+    assert "record 2, qry" in (run.out / "skipped.jsonl").read_text()
+    (tmp_path / "five").mkdir()
+    (tmp_path / "five" / "sft.json").write_text(json.dumps(records[:2] + records[3:]))
+    (tmp_path / "five" / "media").symlink_to(media)
+    less = make(
+        tmp_path / "five", tmp_path / "five", "less", "data.order=file", "batch.pairs=5", steps=1
+    )
+    less.train()
+    (wanted,) = losses(less.out)
+    for name in ("disc", "gen", "align", "ce", "grad_norm"):
+        assert row[name] == pytest.approx(wanted[name], rel=1e-3), name
+
+
+def test_disc_alone_and_sources_of_ones_own(tmp_path: Path, drawn: Path) -> None:
+    run = make(tmp_path, drawn, "own", steps=2)
+    inner = run.source
+
+    class Mixed:
+        def batch(self, step: int) -> PairBatch:
+            made = inner.batch(step)
+            return PairBatch(
+                made.queries, made.positives, gen=step % 2 == 1, blank=step % 2 == 0,
+                teacher=np.random.default_rng(step).standard_normal((6, 16)).astype(np.float32),
+            )  # fmt: skip
+
+    run.source = Mixed()
+    run.train()
+    first, second = losses(run.out)
+    assert "gen" not in first and "gen" in second

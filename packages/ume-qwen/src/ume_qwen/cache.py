@@ -40,6 +40,12 @@ class ByteCache(Generic[K, V]):
                 _, old = self._values.popitem(last=False)
                 self._bytes -= self._size(old)
 
+    def clear(self) -> None:
+        """Keep none."""
+        with self._lock:
+            self._values.clear()
+            self._bytes = 0
+
     @property
     def nbytes(self) -> int:
         """Bytes held."""

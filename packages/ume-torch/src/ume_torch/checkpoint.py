@@ -198,6 +198,13 @@ def quiet_transformers() -> Generator[None]:
 
 
 def save_weights(model: Any, directory: Path, dtype: torch.dtype) -> None:
+    """model.safetensors of a model, see `save_state`."""
+    save_state(model.state_dict(), directory, dtype, tied=model.config.tie_word_embeddings)
+
+
+def save_state(
+    state: Mapping[str, torch.Tensor], directory: Path, dtype: torch.dtype, *, tied: bool
+) -> None:
     """model.safetensors of the published layout (hub key names), written in one step.
 
     Key names are those of transformers up to 4.51 and of the published files: `visual.…`,
@@ -206,8 +213,8 @@ def save_weights(model: Any, directory: Path, dtype: torch.dtype) -> None:
     from safetensors.torch import save_file
 
     tensors: dict[str, torch.Tensor] = {}
-    for name, value in model.state_dict().items():
-        if name == "lm_head.weight" and model.config.tie_word_embeddings:
+    for name, value in state.items():
+        if name == LM_HEAD and tied:
             continue
         key = name.replace("model.visual.", "visual.").replace("model.language_model.", "model.")
         tensors[key] = value.detach().to(dtype).contiguous().cpu()

@@ -110,6 +110,17 @@ class Runner:
                 self._head = packed(plain) if self.device == "cpu" else plain
             return self._head
 
+    def weights_changed(self) -> None:
+        """Forget what was computed with, or copied from, the model's weights before they changed.
+
+        Prefixes and pictures are known by their content alone, and on a CPU the LM head is a packed
+        copy. To be called between calls, as after an optimizer step.
+        """
+        with self._packing:
+            self._head = None
+        self._prefixes.clear()
+        self.vision.forget()
+
     def _fitting_tokens(self, model: Any, most: int) -> int:
         """Tokens of a pack: the option's, or fewer where memory is short."""
         config = model.model.language_model.config

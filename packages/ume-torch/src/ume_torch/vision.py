@@ -56,6 +56,10 @@ class Vision:
                 self._states.put(item.digest, found[item.digest])
         return [found[item.digest] for item in media]
 
+    def forget(self) -> None:
+        """Drop the states computed before: the weights have changed."""
+        self._states.clear()
+
 
 def _passes(media: list[VisualInput], patches: int) -> Iterator[list[VisualInput]]:
     """Groups within a number of patches, at least one each."""

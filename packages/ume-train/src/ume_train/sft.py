@@ -1,304 +1,265 @@
-"""Supervised fine-tuning: one loop, top to bottom.
+"""Supervised fine-tuning.
 
-Invariant: everything a step depends on is a function of the step and the checkpointed state, so
-an interrupted run that resumes takes the same steps as one that was not interrupted.
-
-Layout of a run directory: `model/` a checkpoint of the published layout (what inference loads),
-`state.pt` optimizer and step, `log.jsonl` one line per logged step.
+A step contrasts `batch.pairs` pairs, `batch.accumulate` times. Each process computes its share, in
+chunks where it is larger than memory allows: vectors first, then the loss on vectors alone, which
+all processes' vectors enter, then each chunk again with gradient (GradCache, arXiv 2101.06983).
+Cross-entropy needs no other rows and joins the second pass. A share of one chunk is passed once.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
-import os
 import queue
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.utils import clip_grad_norm_
 
-from ume_core.options import LoadOptions
-from ume_qwen.checkpoint import find_checkpoint
-from ume_qwen.prepare import Preparer
-from ume_qwen.render import RenderedPrompt
-from ume_torch.checkpoint import load_model, save_weights
-from ume_torch.linear import cpu_has_bfloat16
-from ume_train.data import Example, PairBatch, PairSource
-from ume_train.forward import prompt_states
-from ume_train.losses import follow, info_nce, next_token_loss, teacher_nce
-from ume_train.muon import Muon
+from ume_core.errors import InvalidOption
+from ume_train.config.stages import SFTConfig
+from ume_train.data.pairs import PairBatch, PairSource
+from ume_train.gather import gather, processes, rank, summed
+from ume_train.logs import Row
+from ume_train.losses import Pairs, contrast, token_weights
+from ume_train.rendering import Sequences
+from ume_train.run import Run
 
-# On a CPU the flash kernel's backward took a third of a step at these short lengths.
-_BACKENDS = {
-    True: [SDPBackend.MATH],
-    False: [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
-}
-
-
-@dataclass(frozen=True)
-class SFTConfig:
-    """Settings of a run.
-
-    Attributes:
-        steps: optimizer steps in all.
-        warmup: steps of linear warm-up.
-        lr: peak rate of Muon (hidden matrices).
-        lr_adam: of AdamW (embeddings, norms, biases).
-        temperature: of both InfoNCE losses. weight_*: factors of the losses; weight_follow's, off
-            by default, draws each gen vector to its own row's disc vector (`losses.follow`).
-        save_every, log_every: steps.
-        device: a torch device string.
-        bf16: autocast matrix products to bfloat16; weights and states stay float32. None: where the
-            device computes them natively; a run that is resumed goes on as it began.
-    """
-
-    steps: int
-    warmup: int = 50
-    lr: float = 0.01
-    lr_adam: float = 2e-3
-    weight_decay: float = 0.01
-    temperature: float = 0.05
-    weight_disc: float = 1.0
-    weight_gen: float = 1.0
-    weight_ce: float = 1.0
-    weight_teacher: float = 1.0
-    weight_follow: float = 0.0
-    max_grad_norm: float = 1.0
-    save_every: int = 100
-    log_every: int = 10
-    bf16: bool | None = None
-    device: str = "cpu"
+_EASY = 0.99  # in-batch accuracy above which a batch teaches little
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A batch after tokenizing and patchifying; queries first, then positives.
+    """One process's share of the pairs that are contrasted.
 
     Attributes:
-        prompts: prompt and answer of every row, as one sequence.
-        learn_from: index of each row's first token that is a target (== length without answers).
-        gen_index: index of `<gen_emb>` per row, -1 in disc batches.
+        rows: queries, then positives.
+        gen: whether answers train.
+        teacher: float32 (pairs of all processes, dim), or None.
+        dataset: what the pairs are from.
     """
 
-    prompts: list[RenderedPrompt]
-    learn_from: list[int]
-    gen_index: list[int]
+    rows: Sequences
+    gen: bool
     teacher: Tensor | None
+    dataset: str
 
 
-class Trainer:
-    """Trains the checkpoint in `run / "model"`; build one with the run's first checkpoint there."""
+class SFT(Run):
+    """Trains on a `PairSource`.
 
-    def __init__(self, run: Path, source: PairSource, config: SFTConfig) -> None:
-        self.run, self.source, self.config = run, source, config
-        self.checkpoint = find_checkpoint(run / "model")
-        self.checkpoint.weight_files()  # an adapter has none that a run could write again
-        # The engine's own preparation under both text-only policies: training sees its prompts.
-        self.preparers = {
-            policy: Preparer(self.checkpoint, LoadOptions(text_only=policy))
-            for policy in ("blank", "plain")
-        }
-        self.tokenizer = self.preparers["blank"].tokenizer
-        self.model = load_model(self.checkpoint, config.device, "float32", "sdpa").train()
-        state = self._saved()
-        # A resumed run keeps its arithmetic, also on another machine.
-        known = [config.bf16, state and state["config"]["bf16"], has_bf16(config.device)]
-        self.bf16 = next(bool(choice) for choice in known if choice is not None)
-        self.optimizers = self._optimizers()
-        self.step = 0
-        self._resume(state)
+    Args:
+        config: what to do.
+        out: the run's directory; a run that is there goes on.
+        source: the pairs, as a function of the batch: `step * accumulate + n`.
+        steps: optimizer steps.
+        roots: directories that media may be read from, where not those of `config.data.files`.
+    """
 
-    def _optimizers(self) -> list[torch.optim.Optimizer]:
-        matrices: list[Tensor] = []
-        rest: list[Tensor] = []
-        for name, weight in self.model.named_parameters():
-            hidden = weight.ndim == 2 and "embed_tokens" not in name and "lm_head" not in name
-            (matrices if hidden else rest).append(weight)
-        config = self.config
-        muon = Muon(
-            matrices,
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            momentum=0.95,
-            dtype=torch.bfloat16 if self.bf16 else torch.float32,
-        )
-        adam = torch.optim.AdamW(rest, lr=config.lr_adam, weight_decay=0.0, betas=(0.9, 0.98))
-        for optimizer in (muon, adam):
-            for group in optimizer.param_groups:
-                group["peak"] = group["lr"]
-        return [muon, adam]
+    stage = "sft"
+    config: SFTConfig
 
-    def train(
+    def __init__(
         self,
-        on_log: Callable[[dict[str, Any]], None] = lambda row: None,
-        on_save: Callable[[Path, int], None] = lambda run, step: None,
-        until: int | None = None,
+        config: SFTConfig,
+        out: Path,
+        source: PairSource,
+        steps: int,
+        roots: tuple[Path, ...] | None = None,
     ) -> None:
-        """Run to `config.steps`, or to `until`; Ctrl-C saves and stops."""
-        config, last = self.config, min(until or self.config.steps, self.config.steps)
-        began, logged = time.monotonic(), self.step
-        try:
-            for prepared in self._prefetched(last):
-                row = self._step(prepared)
-                self.step += 1
-                if self.step % config.log_every == 0 or self.step == last:
-                    now = time.monotonic()
-                    row |= {"step": self.step, "seconds": (now - began) / (self.step - logged)}
-                    began, logged = now, self.step
-                    self._log(row)
-                    on_log(row)
-                if self.step % config.save_every == 0 or self.step == last:
-                    self.save()
-                    on_save(self.run, self.step)
-        except KeyboardInterrupt:
-            self.save()
-            raise
-
-    def _step(self, prepared: Prepared) -> dict[str, Any]:
-        config = self.config
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * self._schedule()
-        kind = config.device.split(":")[0]
-        with (
-            torch.autocast(kind, torch.bfloat16, enabled=self.bf16),
-            sdpa_kernel(_BACKENDS[kind == "cpu"]),
-        ):
-            losses = self._losses(prepared)
-            total = sum(losses.values(), torch.zeros((), device=config.device))
-            total.backward()
-        norm = clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
-        if math.isfinite(float(norm)):
-            for optimizer in self.optimizers:
-                optimizer.step()
-        self.model.zero_grad(set_to_none=True)
-        return {name: round(float(v.detach()), 4) for name, v in losses.items()} | {
-            "grad": round(float(norm), 3), "gen_batch": prepared.gen_index[0] >= 0,
-        }  # fmt: skip
-
-    def _losses(self, prepared: Prepared) -> dict[str, Tensor]:
-        config = self.config
-        prompts = prepared.prompts
-        states = prompt_states(self.model, prompts, self.tokenizer.special.pad)
-        starts = np.cumsum([0, *(len(p.ids) for p in prompts)])[:-1]
-        half = len(prompts) // 2
-
-        def at(index: Sequence[int]) -> Tensor:
-            """Every prompt's state at its own index, (prompts, hidden)."""
-            return states[torch.from_numpy(starts + np.array(index)).to(states.device)]
-
-        disc = at([p.disc_index for p in prompts])
-        losses = {
-            "disc": config.weight_disc * info_nce(disc[:half], disc[half:], config.temperature)
-        }
-        if prepared.teacher is not None and config.weight_teacher:
-            teacher = prepared.teacher.to(states.device)
-            losses["teacher"] = config.weight_teacher * (
-                teacher_nce(disc[:half], teacher, config.temperature)
-                + teacher_nce(disc[half:], teacher, config.temperature)
+        self._roots = roots
+        super().__init__(config, out, steps)
+        self.source = source
+        share, extra = divmod(config.batch.pairs, processes())
+        group = config.loss.ce_pairs
+        if extra or (group is not None and share % group):
+            raise InvalidOption(
+                f"batch.pairs ({config.batch.pairs}) cannot be shared by {processes()} processes"
+                + (f" in groups of loss.ce_pairs ({group})" if group else ""),
+                fix="change one of them",
             )
-        if prepared.gen_index[0] >= 0:
-            gen = at(prepared.gen_index)
-            losses["gen"] = config.weight_gen * info_nce(gen[:half], gen[half:], config.temperature)
-            if config.weight_follow:
-                losses["follow"] = config.weight_follow * follow(gen, disc)
-            losses["ce"] = config.weight_ce * self._answer_loss(prepared, states, starts)
-        return losses
+        self._waiting: Iterator[Prepared] | None = None
+        self._easy = 0
 
-    def _answer_loss(
-        self, prepared: Prepared, states: Tensor, starts: npt.NDArray[np.int64]
-    ) -> Tensor:
-        picked: list[Tensor] = []
-        targets: list[int] = []
-        for row, prompt in enumerate(prepared.prompts):
-            learned = prepared.learn_from[row]
-            first, last = starts[row] + learned - 1, starts[row] + len(prompt.ids) - 1
-            picked.append(states[first:last])
-            targets += prompt.ids[learned:].tolist()
-        target = torch.tensor(targets, device=states.device)
-        return next_token_loss(torch.cat(picked), target, self.model.lm_head.weight)
+    def roots(self) -> tuple[Path, ...]:
+        """See `Run.roots`."""
+        return super().roots() if self._roots is None else self._roots
+
+    @property
+    def aligns(self) -> bool:
+        """See `Run.aligns`."""
+        return self.config.loss.align > 0
+
+    def train(self, until: int | None = None) -> bool:
+        """See `Run.train`."""
+        last = min(until or self.steps, self.steps)
+        self._waiting = self._ahead(last)
+        try:
+            return super().train(until)
+        finally:
+            self._waiting.close()  # type: ignore[attr-defined]
+
+    def advance(self) -> Row:
+        """See `Run.advance`."""
+        assert self._waiting is not None
+        row: Row = {}
+        count = self.config.batch.accumulate
+        for number in range(count):
+            found = self._group(next(self._waiting), number)
+            for name, value in found.items():
+                if isinstance(value, float):
+                    row[name] = row.get(name, 0.0) + value / count
+                else:
+                    row[name] = value
+        return row
+
+    def _group(self, prepared: Prepared, number: int) -> Row:
+        """Gradients of one group of contrasted pairs."""
+        settings = self.config.loss
+        rows, half = prepared.rows, len(prepared.rows) // 2
+        chunks = self._chunks(half)
+        once = len(chunks) == 1
+        usable = torch.tensor([f is None for f in rows.failed], device=self.device)
+        usable = usable[:half] & usable[half:]
+        pairs = self._pairs(rows, usable)
+        weights = self._token_weights(rows, usable)
+        last_group = number == self.config.batch.accumulate - 1
+        passes = []
+        for index, chunk in enumerate(chunks):
+            with torch.set_grad_enabled(once), self.no_sync(not (once and last_group)):
+                self.seed_pass(number, index)
+                passes.append(self.policy(rows.select(chunk)))
+        order = torch.tensor([r for chunk in chunks for r in chunk], device=self.device)
+        place = order.argsort()
+
+        def leaf(vectors: list[Tensor]) -> Tensor:
+            return torch.cat([v.detach() for v in vectors])[place].requires_grad_()
+
+        disc, gen = leaf([p.disc for p in passes]), leaf([p.gen for p in passes])
+        align = prepared.gen and self.step >= settings.align_from * self.steps
+        teacher = None if prepared.teacher is None else prepared.teacher.to(self.device)
+        terms = contrast(
+            disc, gen if prepared.gen else None, settings, pairs, align=align, teacher=teacher
+        )
+        total = sum(terms.values(), torch.zeros((), device=self.device))
+        if total.requires_grad:
+            total.backward()
+        entropy = torch.zeros((), device=self.device)
+        for index, chunk in enumerate(chunks):
+            final = index == len(chunks) - 1 and last_group
+            with self.no_sync(not final):
+                found = passes[0]
+                if not once:
+                    self.seed_pass(number, index)
+                    found = self.policy(rows.select(chunk))
+                loss = sum(
+                    (states * vectors.grad[chunk]).sum()
+                    for states, vectors in ((found.disc, disc), (found.gen, gen))
+                    if vectors.grad is not None
+                )
+                if prepared.gen and settings.ce:
+                    own = weights[chunk].repeat_interleave(
+                        _learned(rows.select(chunk), self.device)
+                    )
+                    cross = -settings.ce * (found.log_probs * own).sum() * processes()
+                    entropy += cross.detach()
+                    loss = loss + cross
+                else:  # every weight has a part in every pass
+                    loss = loss + 0 * found.log_probs.sum()
+                self.accelerator.backward(loss / self.config.batch.accumulate)
+        return self._row(terms, entropy, prepared, disc.detach(), gen.detach(), usable)
+
+    def _row(
+        self, terms: dict[str, Tensor], entropy: Tensor, prepared: Prepared, disc: Tensor,
+        gen: Tensor, usable: Tensor,
+    ) -> Row:  # fmt: skip
+        found = {name: self.total(value) for name, value in terms.items()}
+        if prepared.gen and self.config.loss.ce:
+            found["ce"] = self.total(entropy)
+        found["loss"] = sum(found.values())
+        row: Row = dict(found)
+        row["accuracy_disc"] = _accuracy(disc)
+        if prepared.gen:
+            row["accuracy_gen"] = _accuracy(gen)
+        if prepared.dataset:
+            row[f"loss/{prepared.dataset}"] = found["loss"]
+        row["skipped"] = float(summed((~usable).sum()))
+        return row
+
+    def _chunks(self, half: int) -> list[list[int]]:
+        """Rows of each pass: queries and positives of the same pairs."""
+        size = self.config.batch.chunk
+        return [
+            [*range(n, min(n + size, half)), *range(half + n, half + min(n + size, half))]
+            for n in range(0, half, size)
+        ]
+
+    def _pairs(self, rows: Sequences, usable: Tensor) -> Pairs:
+        half = len(rows) // 2
+        keys = torch.tensor(rows.keys, device=self.device)
+        return Pairs.of(
+            gather(usable), gather(keys[:half]), gather(keys[half:]),
+            mask=self.config.loss.mask_duplicates,
+        )  # fmt: skip
+
+    def _token_weights(self, rows: Sequences, usable: Tensor) -> Tensor:
+        half = len(rows) // 2
+        size = self.config.loss.ce_pairs or self.config.batch.pairs
+        first = rank() * half
+        pair = torch.arange(first, first + half, device=self.device) // size
+        groups, usable = pair.repeat(2), usable.repeat(2)
+        sides = torch.arange(2 * half, device=self.device) // half
+        tokens = _learned(rows, self.device)
+        total = torch.zeros(self.config.batch.pairs // size, 2, device=self.device)
+        total.index_put_((groups, sides), (tokens * usable).float(), accumulate=True)
+        return token_weights(sides, groups, usable, summed(total))
 
     def prepare(self, batch: PairBatch) -> Prepared:
-        """Tokenize and patchify a batch; CPU work that runs ahead of the model."""
-        prompts: list[RenderedPrompt] = []
-        learn_from: list[int] = []
-        gen_index: list[int] = []
-        prepare = self.preparers["blank" if batch.blank else "plain"]
-        for example in (*batch.queries, *batch.positives):
-            rendered = prepare(example.item, gen=batch.gen and batch.asked)
-            if batch.gen:
-                rendered, start = self._with_answer(rendered, example)
-                gen_index.append(len(rendered.ids) - 2)
-            else:  # nothing after <disc_emb> reaches its state
-                rendered = rendered.until(rendered.disc_index + 1)
-                start = len(rendered.ids)
-                gen_index.append(-1)
-            prompts.append(rendered)
-            learn_from.append(start)
-        teacher = torch.from_numpy(batch.teacher) if batch.teacher is not None else None
-        return Prepared(prompts, learn_from, gen_index, teacher)
+        """Lay out this process's share of a batch; CPU work that runs ahead of the model."""
+        count = len(batch.queries)
+        share = count // processes()
+        own = slice(rank() * share, rank() * share + share)
+        rows = self.render(
+            [*batch.queries[own], *batch.positives[own]], answers=batch.gen, asked=batch.asked,
+            blank=batch.blank, skip=self.config.data.bad_media == "skip",
+        )  # fmt: skip
+        failed = [f for f in rows.failed if f is not None]
+        if failed:
+            with (self.out / "skipped.jsonl").open("a", encoding="utf-8") as handle:
+                handle.writelines(json.dumps(f) + "\n" for f in failed)
+        teacher = None if batch.teacher is None else torch.from_numpy(batch.teacher)
+        return Prepared(rows, batch.gen, teacher, batch.dataset)
 
-    def _with_answer(
-        self, rendered: RenderedPrompt, example: Example
-    ) -> tuple[RenderedPrompt, int]:
-        """Prompt and answer as one sequence, and the index of the first token to learn."""
-        answered = example.answer
-        if answered is None:
-            raise ValueError("a gen batch needs an answer for every example")
-        special = self.tokenizer.special
-        # <|im_end|> follows, so that plain transformers' generate() ends there too.
-        answer = [*self.tokenizer.encode_trusted(answered.text), special.end]
-        following = int(rendered.positions.max()) + 1
-        run = np.arange(following, following + len(answer))
-        positions = [rendered.positions, np.broadcast_to(run, (3, len(run)))]
-        joined = replace(
-            rendered,
-            ids=np.concatenate([rendered.ids, np.array(answer)]),
-            positions=np.concatenate(positions, axis=1),
-        )
-        start = len(rendered.ids)
-        if answered.learn == "summary":
-            # Where the token sequences part: a tokenizer may join characters across the border.
-            lead = self.tokenizer.encode_trusted(answered.lead)
-            same = (a == b for a, b in zip(lead, answer, strict=False))
-            start += sum(1 for _ in itertools.takewhile(bool, same))
-        return joined, start
-
-    def _prefetched(self, last: int) -> Iterator[Prepared]:
+    def _ahead(self, last: int) -> Iterator[Prepared]:
         """Batches prepared by one thread, two ahead; a failure there is raised here."""
         waiting: queue.Queue[Prepared | BaseException] = queue.Queue(maxsize=2)
         stop = threading.Event()
-        first = self.step
+        count = self.config.batch.accumulate
+        numbers = range(self.step * count, last * count)
+
+        def put(ready: Prepared | BaseException) -> None:
+            while not stop.is_set():
+                try:
+                    waiting.put(ready, timeout=0.5)
+                    return
+                except queue.Full:
+                    continue
 
         def work() -> None:
             try:
-                for step in range(first, last):
-                    ready = self.prepare(self.source.batch(step))
-                    while not stop.is_set():
-                        try:
-                            waiting.put(ready, timeout=0.5)
-                            break
-                        except queue.Full:
-                            continue
+                for number in numbers:
                     if stop.is_set():
                         return
+                    put(self.prepare(self.source.batch(number)))
             except BaseException as error:
-                waiting.put(error)
+                put(error)
 
         threading.Thread(target=work, daemon=True).start()
         try:
-            for _ in range(first, last):
+            for _ in numbers:
                 ready = waiting.get()
                 if isinstance(ready, BaseException):
                     raise ready
@@ -306,55 +267,24 @@ class Trainer:
         finally:
             stop.set()
 
-    def _schedule(self) -> float:
-        """Warm-up, constant, then linear to zero over the last 40 %."""
-        config = self.config
-        rise = min(1.0, (self.step + 1) / max(1, config.warmup))
-        fall = (config.steps - self.step) / max(1.0, 0.4 * config.steps)
-        return min(rise, max(0.0, min(1.0, fall)))
-
-    def save(self) -> None:
-        """Write the model and the training state, each replaced in one step."""
-        state = {
-            "step": self.step,
-            "optimizers": [o.state_dict() for o in self.optimizers],
-            "weights": self.model.state_dict(),
-            "config": asdict(replace(self.config, bf16=self.bf16)),
-        }
-        temporary = self.run / "state.tmp"
-        torch.save(state, temporary)
-        save_weights(self.model, self.run / "model", torch.float32)
-        os.replace(temporary, self.run / "state.pt")
-
-    def _saved(self) -> dict[str, Any] | None:
-        path = self.run / "state.pt"
-        if not path.is_file():
-            return None
-        return torch.load(path, map_location=self.config.device, weights_only=True)
-
-    def _resume(self, state: dict[str, Any] | None) -> None:
-        if state is not None:
-            self.model.load_state_dict(state["weights"])
-            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-                peaks = [g["peak"] for g in optimizer.param_groups]
-                optimizer.load_state_dict(saved)
-                for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                    group["peak"] = peak
-            self.step = int(state["step"])
-        log = self.run / "log.jsonl"
-        if log.is_file():  # what was logged after the last save is done again
-            rows = log.read_text("utf-8").splitlines(keepends=True)
-            kept = [row for row in rows if json.loads(row)["step"] <= self.step]
-            log.write_text("".join(kept), "utf-8")
-
-    def _log(self, row: dict[str, Any]) -> None:
-        with (self.run / "log.jsonl").open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(row) + "\n")
+    def after_step(self, log: Any, row: Row) -> None:
+        """Say once where batches are too easy to teach anything."""
+        self._easy = self._easy + 1 if row["accuracy_disc"] > _EASY else 0
+        if self._easy == 50:
+            log.text("warnings", "in 50 batches disc found more than 99 % of the pairs: they are "
+                     "too easy; mix data sets less, or make batches larger", self.step)  # fmt: skip
 
 
-def has_bf16(device: str) -> bool:
-    """Whether the device computes matrix products in bfloat16 natively."""
-    if device.startswith("cpu"):
-        return cpu_has_bfloat16()
-    with torch.cuda.device(device):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+def _learned(rows: Sequences, device: torch.device) -> Tensor:
+    """Learned tokens of each row, int64."""
+    counts = [len(p.ids) - n for p, n in zip(rows.prompts, rows.learned, strict=True)]
+    return torch.tensor(counts, device=device)
+
+
+def _accuracy(vectors: Tensor) -> float:
+    """Share of queries whose own positive is nearest among all processes'."""
+    unit = torch.nn.functional.normalize(vectors, dim=-1)
+    half = len(unit) // 2
+    queries, positives = gather(unit[:half]), gather(unit[half:])
+    best = (queries @ positives.T).argmax(dim=1)
+    return float((best == torch.arange(len(best), device=best.device)).float().mean())

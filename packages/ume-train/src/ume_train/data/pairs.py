@@ -23,11 +23,13 @@ class Answer:
         learn: which tokens are targets of the cross-entropy. A wrong answer, which is only there
             to keep the gen vector from reading the label off the text, learns `summary` alone:
             that the summary restates the thinking.
+        whole: the answer as a file has it, in place of the two parts.
     """
 
-    thinking: str
-    summary: str
+    thinking: str = ""
+    summary: str = ""
     learn: Literal["all", "summary"] = "all"
+    whole: str | None = None
 
     @property
     def lead(self) -> str:
@@ -37,15 +39,22 @@ class Answer:
     @property
     def text(self) -> str:
         """The answer as generated, up to and including `<gen_emb>`."""
-        return f"{self.lead}{self.summary}{GEN_TOKEN}"
+        return self.whole if self.whole is not None else f"{self.lead}{self.summary}{GEN_TOKEN}"
 
 
 @dataclass(frozen=True)
 class Example:
-    """One side of a pair; `answer` is needed in gen batches only."""
+    """One side of a pair.
+
+    Attributes:
+        item: what is embedded.
+        answer: what is learned; needed in gen batches of SFT only.
+        place: where it came from, for messages: file, record and side.
+    """
 
     item: Item
     answer: Answer | None = None
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,8 @@ class PairBatch:
         asked: whether gen batches carry the generation prompt. Without it a row is half as long,
             which lets a model from scratch learn to answer before it learns to be asked.
         teacher: float32 (pairs, dim) targets from a text embedder, NaN rows where there is none.
-        blank: whether text-only items get the blank image in this batch.
+        blank: whether text-only items get the blank image in this batch; None as the conventions.
+        dataset: what the pairs are from, for the log.
     """
 
     queries: Sequence[Example]
@@ -66,7 +76,8 @@ class PairBatch:
     gen: bool
     asked: bool = True
     teacher: npt.NDArray[np.float32] | None = None
-    blank: bool = True
+    blank: bool | None = None
+    dataset: str = ""
 
 
 class PairSource(Protocol):

@@ -1,0 +1,1 @@
+"""Training UME-R1: supervised fine-tuning and GRPO, as published and corrected."""

@@ -1,0 +1,158 @@
+"""What `ume train sft` and `ume train grpo` do alike."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ume_core.errors import InvalidOption
+from ume_train.config.load import PRESETS, Stage, read_config
+from ume_train.config.stages import GRPOConfig, SFTConfig, StageConfig
+
+if TYPE_CHECKING:
+    from ume_train.data.source import FileSource
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Configuration, changes to it, and where it goes."""
+    parser.add_argument("config", metavar="CONFIG", help=f"a YAML file, or {', '.join(PRESETS)}")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="changes",
+        help="change a key, such as optimizer.lr=1e-5; repeatable",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, help="the run's directory (default: runs/STAGE-CONFIG); goes on there"
+    )
+    parser.add_argument("--until", type=int, metavar="STEP", help="save and stop after this step")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check the data, estimate memory and steps, stop"
+    )
+
+
+def run(stage: Stage, args: argparse.Namespace) -> int:
+    """Check, train, and say where the model is."""
+    config = read_config(stage, args.config, args.changes)
+    out: Path = args.out or Path("runs") / f"{stage}-{Path(args.config).stem}"
+    if args.dry_run:
+        return _dry_run(stage, config, out)
+    with _turns():
+        config = with_drawn(stage, config, out)
+        source = open_source(stage, config, out)
+    steps = count_steps(config, source)
+    trainer = _trainer(config, out, source, steps)
+    if trainer.first:
+        print(_opening(config, source, trainer.step, steps, out), file=sys.stderr)
+    done = trainer.train(args.until)
+    if trainer.first:
+        if done:
+            print(out / "model")
+        else:
+            print(f"stopped at step {trainer.step:,} and saved; the same command goes on",
+                  file=sys.stderr)  # fmt: skip
+    return 0
+
+
+def with_drawn(stage: Stage, config: StageConfig, out: Path) -> StageConfig:
+    """The configuration with the package's own data drawn and named, where it asks for them."""
+    if not config.data.drawn:
+        return config
+    from ume_train.config.load import CONFIGS, check_config
+    from ume_train.data.drawn import draw_data
+
+    made = draw_data(out / "drawn", config.data.drawn, config.run.seed)
+    given = config.model_dump(mode="json")
+    path = str(made[stage == "grpo"])
+    given["data"] |= {"drawn": 0, "files": [{"path": path, "media": str(out / "drawn" / "media")}]}
+    return check_config(CONFIGS[stage], given, "the drawn data")
+
+
+def open_source(stage: Stage, config: StageConfig, out: Path) -> FileSource:
+    """The records, checked."""
+    from ume_train.data.source import FileSource
+
+    source = FileSource(
+        config.data, size=pairs_of(config), seed=config.run.seed, answers=stage == "sft",
+        work=out / "data", frame_pixels=config.model.video_frame_pixels,
+        progress=lambda text: print(text, file=sys.stderr, flush=True),
+    )  # fmt: skip
+    if source.bad:
+        print(f"{len(source.bad)} bad records are left out: {out / 'data' / 'bad-records.txt'}",
+              file=sys.stderr)  # fmt: skip
+    if source.left_out:
+        print(
+            f"left out, with fewer pairs than a batch has: {', '.join(source.left_out)}",
+            file=sys.stderr,
+        )
+    return source
+
+
+def pairs_of(config: StageConfig) -> int:
+    """Pairs of one batch of the source."""
+    if isinstance(config, SFTConfig):
+        return config.batch.pairs
+    assert isinstance(config, GRPOConfig)
+    return config.batch.pairs_per_reward
+
+
+def count_steps(config: StageConfig, source: FileSource) -> int:
+    """Optimizer steps of the run."""
+    if config.run.steps is not None:
+        return config.run.steps
+    accumulate: int = config.batch.accumulate  # type: ignore[attr-defined]
+    updates = config.loss.iterations if isinstance(config, GRPOConfig) else 1
+    return max(1, int(config.run.epochs * source.order.batches / accumulate)) * updates
+
+
+def _trainer(config: StageConfig, out: Path, source: FileSource, steps: int) -> Any:
+    if isinstance(config, SFTConfig):
+        from ume_train.sft import SFT
+
+        return SFT(config, out, source, steps)
+    from ume_train.grpo.trainer import GRPO
+
+    assert isinstance(config, GRPOConfig)
+    start = Path(config.model.start)
+    if config.model.start.startswith("runs/") and not start.is_dir():
+        name = start.parent.name.removeprefix("sft-")
+        raise InvalidOption(
+            f"there is no {start}, which this run starts from",
+            fix=f"ume train sft {name} makes it; or --set model.start=DIRECTORY",
+        )
+    return GRPO(config, out, source, steps)
+
+
+def _opening(config: StageConfig, source: FileSource, step: int, steps: int, out: Path) -> str:
+    at = f"goes on at step {step:,}" if step else f"from {config.model.start}"
+    return (
+        f"{len(source):,} pairs of {len(set(source.names))} data sets, {steps:,} steps, {at}; "
+        f"run: {out}"
+    )
+
+
+def _dry_run(stage: Stage, config: StageConfig, out: Path) -> int:
+    from ume_train.estimate import estimate
+
+    source = None
+    missing = [str(f.path) for f in config.data.files if not f.path.is_file()]
+    if not missing:
+        config = with_drawn(stage, config, out)
+        source = open_source(stage, config, out)
+    print(estimate(config, source, missing))
+    return 0
+
+
+class _turns:
+    """Under torchrun, the first process of each machine reads the data before the others do."""
+
+    def __enter__(self) -> None:
+        from accelerate import PartialState
+
+        self._state = PartialState()
+        if not self._state.is_local_main_process:
+            self._state.wait_for_everyone()
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if self._state.is_local_main_process and kind is None:
+            self._state.wait_for_everyone()

@@ -1,0 +1,1 @@
+"""Group relative policy optimisation of the thinking, rewarded by what its vector retrieves."""

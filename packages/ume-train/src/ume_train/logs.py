@@ -1,0 +1,118 @@
+"""What a run writes down as it goes: JSON lines, TensorBoard, a line on the terminal."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+_SECONDS = 15.0  # between lines where there is no terminal
+Row = dict[str, Any]
+
+
+class Log:
+    """The log of a run, at the first process; the others keep none.
+
+    Attributes:
+        shown: whether this process writes.
+    """
+
+    def __init__(self, run: Path, step: int, steps: int, *, shown: bool) -> None:
+        """Go on at `step`: what was logged after it is forgotten."""
+        self.shown, self._run, self._steps = shown, run, steps
+        self._bar: Progress | None = None
+        self._board: Any = None
+        if not shown:
+            return
+        kept = [row for row in read_log(run) if row["step"] <= step]
+        (run / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in kept), "utf-8")
+        from tensorboardX import SummaryWriter
+
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+        self._began, self._first, self._last = time.monotonic(), step, 0.0
+        if sys.stderr.isatty():
+            self._bar = Progress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                TimeRemainingColumn(), console=Console(stderr=True),
+            )  # fmt: skip
+            self._task = self._bar.add_task("training", total=steps, completed=step)
+            self._bar.start()
+
+    def add(self, row: Row) -> None:
+        """One row; `step` is among its values."""
+        if not self.shown:
+            return
+        with (self._run / "log.jsonl").open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(row) + "\n")
+        for name, value in row.items():
+            if isinstance(value, (int, float)) and name != "step":
+                self._board.add_scalar(name, value, row["step"])
+
+    def show(self, step: int, loss: float) -> None:
+        """How far it is, and what remains."""
+        if not self.shown:
+            return
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, description=f"loss {loss:.3f}")
+            return
+        now = time.monotonic()
+        if now - self._last >= _SECONDS or step == self._steps:
+            self._last = now
+            left = (now - self._began) / max(1, step - self._first) * (self._steps - step)
+            print(
+                f"step {step:,} of {self._steps:,}, loss {loss:.3f}, about {span(left)} left",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
+
+    def text(self, name: str, text: str, step: int) -> None:
+        """Readable text, for TensorBoard and `NAME.txt`."""
+        if not self.shown:
+            return
+        with (self._run / f"{name}.txt").open("a", encoding="utf-8") as handle:
+            handle.write(f"step {step}\n{text}\n\n")
+        self._board.add_text(name, text, step)
+
+    def close(self) -> None:
+        """Write the table, and let go of the terminal."""
+        if not self.shown:
+            return
+        if self._bar is not None:
+            self._bar.stop()
+        self._board.close()
+        write_csv(self._run)
+
+
+def read_log(run: Path) -> list[Row]:
+    """The rows of a run's log; a line that was cut off while it was written is left out."""
+    path = run / "log.jsonl"
+    rows: list[Row] = []
+    for line in path.read_text("utf-8").splitlines() if path.is_file() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
+def write_csv(run: Path) -> None:
+    """`log.csv` of `log.jsonl`, a column for each name."""
+    rows = read_log(run)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with (run / "log.csv").open("w", encoding="utf-8", newline="") as handle:
+        table = csv.DictWriter(handle, names)
+        table.writeheader()
+        table.writerows(rows)
+
+
+def span(seconds: float) -> str:
+    """A time for people."""
+    minutes, hours = seconds / 60, seconds / 3600
+    if hours >= 1.5:
+        return f"{hours:.1f} h"
+    return f"{minutes:.0f} min" if minutes >= 1.5 else f"{seconds:.0f} s"

@@ -1,0 +1,74 @@
+"""A page about a run: what was asked for, and curves of what was logged."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from ume_train.logs import read_log
+
+_STYLE: Any = {
+    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none",
+    "svg.hashsalt": "ume-train",  # equal input, equal file
+}  # fmt: skip
+# Rows of one curve each, in the page's order; others follow by name.
+_FIRST = ("loss", "reward", "disc", "gen", "ce", "align")
+_SMOOTH = 20  # steps of the running mean
+
+
+def write_report(run: Path, stage: str) -> Path:
+    """Write `report.html`; returns it."""
+    rows = read_log(run)
+    names = sorted({n for row in rows for n, v in row.items() if isinstance(v, (int, float))})
+    names = [n for n in _FIRST if n in names] + [n for n in names if n not in (*_FIRST, "step")]
+    plots = {name: curve(name, *_points(rows, name)) for name in names}
+    samples = run / "samples.txt"
+    environment = Environment(
+        loader=PackageLoader("ume_train"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    page = environment.get_template("run.html").render(
+        title=f"{stage}: {run.name}",
+        steps=rows[-1]["step"] if rows else 0,
+        hours=sum(float(r.get("seconds", 0)) for r in rows) / 3600,
+        last=rows[-1] if rows else {},
+        plots=plots,
+        config=(run / "config.yaml").read_text("utf-8"),
+        samples=samples.read_text("utf-8")[-6000:] if samples.is_file() else "",
+    )
+    path = run / "report.html"
+    path.write_text(page, "utf-8")
+    return path
+
+
+def curve(name: str, steps: Sequence[int], values: Sequence[float]) -> str:
+    """One logged value by step, with its running mean, as SVG text."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(4.6, 2.4), layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        axes.plot(steps, values, color="#a0aec0", linewidth=0.8, marker=".", markersize=2)
+        mean = [
+            sum(values[max(0, n - _SMOOTH + 1) : n + 1]) / min(n + 1, _SMOOTH)
+            for n in range(len(values))
+        ]
+        axes.plot(steps, mean, color="#2b6cb0", linewidth=1.4)
+        axes.set_title(name, loc="left")
+        axes.set_xlabel("step")
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    text = out.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _points(rows: Sequence[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    found = [(int(r["step"]), float(r[name])) for r in rows if name in r]
+    return [s for s, _ in found], [v for _, v in found]
