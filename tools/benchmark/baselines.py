@@ -56,8 +56,6 @@ class Upstream:
         self.device = device
 
     def _inputs(self, samples: Sequence[Sample], gen: bool) -> Any:
-        from qwen_vl_utils import process_vision_info
-
         ending = "\n<disc_emb>\n" + (PROMPTS["readme"].generation if gen else "")
         conversations: list[Any] = []
         for sample in samples:
@@ -67,8 +65,7 @@ class Upstream:
             self.processor.apply_chat_template(c, tokenize=False, add_generation_prompt=True)
             for c in conversations
         ]
-        found: Any = process_vision_info(conversations)
-        images, videos = found
+        images, videos = _media(conversations)
         # process_vision_info has resized the videos; processors newer than it would do so again.
         extra = {"videos_kwargs": {"do_resize": False, "do_sample_frames": False}} if videos else {}
         return self.processor(
@@ -109,6 +106,22 @@ class Upstream:
                 out.append(output.hidden_states[length][-1][row, 0].float().cpu())
         self.script.lengths = []
         return torch.nn.functional.normalize(torch.stack(out), dim=-1).numpy()
+
+
+def _media(conversations: list[Any]) -> tuple[Any, Any]:
+    """The recipe's reading of media; without qwen-vl-utils, images as they are.
+
+    Those of `cases` have sides of whole patches within its bounds, which it would not resize.
+    """
+    try:
+        from qwen_vl_utils import process_vision_info
+    except ImportError:
+        elements = [e for turns in conversations for turn in turns for e in turn["content"]]
+        if any(e["type"] == "video" for e in elements):
+            raise
+        return [e["image"] for e in elements if e["type"] == "image"] or None, None
+    found: Any = process_vision_info(conversations)
+    return found
 
 
 class Native:

@@ -62,10 +62,12 @@ def text(words: int, rng: np.random.Generator) -> Sample:
 
 
 def picture(tokens: int, rng: np.random.Generator) -> PILImage.Image:
-    """A square picture that takes `tokens` (a square number) visual tokens."""
-    side = 28 * round(tokens**0.5)
-    coarse = rng.integers(0, 256, (side // 14, side // 14, 3), dtype=np.uint8)
-    return PILImage.fromarray(coarse).resize((side, side), PILImage.Resampling.BICUBIC)
+    """A picture that takes `tokens` visual tokens, as square as they allow."""
+    rows = next(n for n in range(int(tokens**0.5), 0, -1) if tokens % n == 0)
+    columns = tokens // rows
+    coarse = rng.integers(0, 256, (2 * rows, 2 * columns, 3), dtype=np.uint8)
+    size = (28 * columns, 28 * rows)
+    return PILImage.fromarray(coarse).resize(size, PILImage.Resampling.BICUBIC)
 
 
 def image(tokens: int, rng: np.random.Generator, words: str = "What is shown?") -> Sample:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import ume_nano
 from tools.benchmark.baselines import WORD, Mteb, Native, Upstream
-from tools.benchmark.cases import Case, make_cases
+from tools.benchmark.cases import Case, Sample, make_cases
 from tools.benchmark.flops import disc_flops, synchronize, weight_bytes
 from ume_core.embedder import Sampling
 from ume_core.options import LoadOptions
@@ -25,7 +25,7 @@ from ume_qwen.testing.checkpoints import make_checkpoint
 from ume_sentence_transformers.native import save
 from ume_torch.checkpoint import DTYPES
 from ume_torch.engine import TorchEmbedder
-from ume_torch.generate import Row
+from ume_torch.generate import Row, Sampler, greedy
 from ume_torch.options import TorchOptions
 
 Runs = dict[str, Callable[[Case], Vectors | None]]
@@ -122,25 +122,44 @@ class Field:
         return self.ours.embed([s.item for s in case.samples]).disc
 
     def _gen(self, case: Case, mode: Any, samples: int = 0, graphs: bool = True) -> Vectors | None:
-        lengths, gen = case.lengths, self.ours.prepare.tokenizer.special.gen
-        sampling = Sampling(n=samples) if samples else None
+        return scripted(self.ours, case.samples, case.lengths, mode, samples, graphs=graphs)
 
-        def pick(logits: Tensor, rows: Sequence[Row]) -> list[int]:
-            original(logits, rows)  # the price of choosing is paid
-            return [gen if len(r.ids) + 1 == lengths[r.prompt] else WORD for r in rows]
 
-        from ume_torch.generate import Sampler, greedy
+def scripted(
+    engine: TorchEmbedder,
+    samples: Sequence[Sample],
+    lengths: Sequence[int],
+    mode: Any = "gen",
+    copies: int = 0,
+    *,
+    graphs: bool = True,
+) -> Vectors | None:
+    """Our gen vectors of answers of given lengths, at the price of real logits and choices.
 
-        original = Sampler(sampling) if sampling is not None else greedy
-        runner = self.ours.runner
-        runner.pick = pick
-        usual, runner.recorder = runner.recorder, runner.recorder if graphs else None
-        try:
-            items = [s.item for s in case.samples]
-            result = self.ours.embed(items, mode=mode, sampling=sampling, max_new_tokens=1000)
-            return result.gen
-        finally:
-            runner.recorder, runner.pick = usual, None
+    Args:
+        engine: ours.
+        samples: what is embedded.
+        lengths: tokens of each one's answer, `<gen_emb>` included.
+        mode: `gen` or `both`.
+        copies: sampled answers of each; 0 decodes greedily.
+        graphs: whether steps are replayed where the device can.
+    """
+    gen = engine.prepare.tokenizer.special.gen
+    sampling = Sampling(n=copies) if copies else None
+    original = Sampler(sampling) if sampling is not None else greedy
+
+    def pick(logits: Tensor, rows: Sequence[Row]) -> list[int]:
+        original(logits, rows)  # the price of choosing is paid
+        return [gen if len(r.ids) + 1 == lengths[r.prompt] else WORD for r in rows]
+
+    runner = engine.runner
+    runner.pick = pick
+    usual, runner.recorder = runner.recorder, runner.recorder if graphs else None
+    try:
+        items = [s.item for s in samples]
+        return engine.embed(items, mode=mode, sampling=sampling, max_new_tokens=1000).gen
+    finally:
+        runner.recorder, runner.pick = usual, None
 
 
 def race(field: Field, names: Sequence[str], rounds: int) -> dict[str, Any]:

@@ -52,7 +52,7 @@ CHAT_TEMPLATE = (
 )
 
 
-# Sizes besides the tests' own: (text config, vision config). 2b is the published 2B's config.json.
+# Sizes besides the tests' own: (text config, vision config); 2b and 7b as published.
 SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "tiny": ({}, {}),
     "small": (
@@ -71,6 +71,15 @@ SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         {"depth": 32, "num_heads": 16, "embed_dim": 1280, "hidden_size": 1536},
     ),
+    "7b": (
+        {
+            "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
+            "num_attention_heads": 28, "num_key_value_heads": 4, "tie_word_embeddings": False,
+            "vocab_size": 152064,
+            "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+        },
+        {"depth": 32, "num_heads": 16, "embed_dim": 1280, "hidden_size": 3584},
+    ),
 }  # fmt: skip
 
 
@@ -85,19 +94,21 @@ def make_checkpoint(
     words: Path | None = None,
     vocabulary_of: Path | None = None,
     tied: bool = False,
+    device: str = "cpu",
 ) -> Path:
     """Write a checkpoint of `qwen2_vl` or `qwen2_5_vl`, the latter in size `tiny` only.
 
     `words` is a tokenizer.json whose vocabulary and merges are taken, so that text has about as
     many tokens as words; without it every byte is a token. `vocabulary_of` takes a checkpoint's
     tokenizer as it is: of ume-nano, 4 MB of weights instead of 80, but not the published ids.
+    Weights are drawn on `device`, whose random numbers are its own.
     """
     import torch
     import transformers
 
     dtype = dtype or torch.float32
     directory.mkdir(parents=True, exist_ok=True)
-    config = _config(kind)
+    config = published_config(kind, size) | ({"tie_word_embeddings": True} if tied else {})
     if vocabulary_of is not None:
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copyfile(vocabulary_of / name, directory / name)
@@ -107,10 +118,6 @@ def make_checkpoint(
         config["vocab_size"] = published["vocab_size"]
     else:
         _tokenizer(directory, words)
-    config["tie_word_embeddings"] = tied
-    text, vision = SIZES[size]
-    config |= text
-    config["vision_config"] = config["vision_config"] | vision
     config_class, model_class = {
         "qwen2_vl": ("Qwen2VLConfig", "Qwen2VLForConditionalGeneration"),
         "qwen2_5_vl": ("Qwen2_5_VLConfig", "Qwen2_5_VLForConditionalGeneration"),
@@ -120,7 +127,8 @@ def make_checkpoint(
     torch.set_default_dtype(dtype)
     try:
         made = getattr(transformers, config_class)(**deepcopy(config))
-        model = getattr(transformers, model_class)(made)
+        with torch.device(device):
+            model = getattr(transformers, model_class)(made)
     finally:
         torch.set_default_dtype(usual)
     # Larger than a fresh model's weights: attention and positions must matter to the result.
@@ -173,6 +181,12 @@ def _save(model: Any, path: Path, dtype: torch.dtype) -> None:
         key = name.replace("model.visual.", "visual.").replace("model.language_model.", "model.")
         tensors[key] = value.detach().to(dtype).contiguous()
     save_file(tensors, path, metadata={"format": "pt"})
+
+
+def published_config(kind: str, size: str) -> dict[str, Any]:
+    """config.json of an architecture in one of `SIZES`, as published."""
+    config, (text, vision) = _config(kind), SIZES[size]
+    return config | text | {"vision_config": config["vision_config"] | vision}
 
 
 def _config(kind: str) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""`tools/gpu-check`: what a borrowed GPU must show, in stages that a bare machine can run."""
