@@ -58,7 +58,8 @@ def test_an_item_that_fails_ends_the_stream_with_its_error(server: Running) -> N
 def test_a_client_that_leaves_a_stream_frees_its_row(server: Running) -> None:
     with server.client() as client:
         with client.stream("POST", "/v1/embeddings", json={"input": "words", **LONG}) as answer:
-            next(events(answer))
+            stream = events(answer)  # kept: dropping it would close the answer
+            next(stream)
             assert server.session.load().running["gen"] == 1
         began = time.monotonic()
         assert server.gone()
@@ -113,9 +114,10 @@ def test_stopping_finishes_what_runs_and_refuses_what_is_new(start: Start, model
 
 def test_what_runs_too_long_for_the_drain_is_ended(start: Start) -> None:
     server = start(drain_seconds=0)
-    body = {"input": "w", **LONG}
+    body = {"input": "words", **LONG}
     with server.client() as client, client.stream("POST", "/v1/embeddings", json=body) as answer:
-        next(events(answer))
+        stream = events(answer)
+        next(stream)
         server.server.handle_exit(15, None)
         began = time.monotonic()
         server.thread.join(20)

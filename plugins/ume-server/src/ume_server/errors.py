@@ -84,7 +84,7 @@ _OURS = "the server could not compute this item. Fix: ask again; its operator fi
 # What foreign libraries put into their texts.
 _POINTERS = re.compile(r"<[^<>]*\bat 0x[0-9a-fA-F]+[^<>]*>|\b0x[0-9a-fA-F]{4,}\b")
 _PATHS = re.compile(r"(?<![\w:/.<])/(?:[\w.+-]+/)*[\w.+-]{2,}|[A-Za-z]:\\[^\s'\"]+")
-_MODULES = re.compile(r"\b[a-z_]\w*(?:\.[A-Za-z_]\w*)+\b(?!\()")
+_MODULES = re.compile(r"\b[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+\b(?!\()")
 _QUOTED = 200  # characters of a text
 
 

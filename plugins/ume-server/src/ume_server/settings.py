@@ -39,7 +39,7 @@ class Settings:
     items: int = 2048
     samples: int = 4096
     body_bytes: int = 64 * 1024 * 1024
-    pixels: int = 400_000_000
+    pixels: int = 800_000_000
     tokens: int = 2_000_000
     depth: int = 32
     waiting_items: int = 8192

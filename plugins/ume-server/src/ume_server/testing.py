@@ -60,11 +60,12 @@ class Running:
             return client.post("/v1/embeddings", json=body)
 
     def gone(self) -> bool:
-        """Whether nothing waits or runs any more, within some seconds."""
+        """Whether nothing waits, runs or is held any more, within some seconds."""
         end = time.monotonic() + 10
         while time.monotonic() < end:
             load = self.session.load()
-            if not any((*load.running.values(), *load.waiting.values())):
+            held = self.service.admission.items + self.service.admission.received
+            if not held and not any((*load.running.values(), *load.waiting.values())):
                 return True
             time.sleep(0.01)
         return False
