@@ -27,7 +27,8 @@ class Plain:
     """A checkpoint in plain transformers.
 
     Attributes:
-        model: the transformers model. special: ids of the special tokens.
+        model: the transformers model.
+        special: ids of the special tokens.
         script: makes answers end where they should.
     """
 

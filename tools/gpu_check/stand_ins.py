@@ -34,7 +34,8 @@ class Repeater:
     """A recorder whose replays run the work again.
 
     Attributes:
-        usable: whether recording works. replayed: how many replays there were.
+        usable: whether recording works.
+        replayed: how many replays there were.
     """
 
     def __init__(self) -> None:

@@ -13,10 +13,10 @@ import ranx
 
 import ume_core
 from ume_core.errors import InvalidOption, SignatureMismatch
+from ume_core.retrieval import PolicyEmbedder, SearchPolicy
 from ume_core.testing import FakeEmbedder
 from ume_eval.data import Annotations
 from ume_eval.metrics.bootstrap import difference, interval
-from ume_eval.policy import PolicyEmbedder, SearchPolicy
 from ume_eval.scaling import confidence_pool, fusion, mean_pool, medoid, pass_at_k, router
 from ume_r1.cli import main
 

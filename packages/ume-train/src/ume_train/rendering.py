@@ -28,7 +28,8 @@ class Sequences:
 
     Attributes:
         prompts: prompt and answer of every row, as one sequence.
-        disc: index of `<disc_emb>` of each. gen: index of `<gen_emb>`, -1 where there is none.
+        disc: index of `<disc_emb>` of each.
+        gen: index of `<gen_emb>`, -1 where there is none.
         learned: index of each row's first token that is learned (its length without an answer).
         keys: digest of each item, equal for equal items.
         failed: why a row is not what it should be; such a row takes no part in any loss.

@@ -6,48 +6,17 @@ aligned. Thresholds are quantiles of margins, without labels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
-from ume_eval.metrics.ranking import Scores
+from ume_core.retrieval import margin, margins, threshold
 
+__all__ = [
+    "SHARES", "margin", "margins", "oracle_mask", "random_quality", "routed", "threshold",
+]  # fmt: skip
 SHARES = tuple(round(0.1 * n, 1) for n in range(11))
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
-
-
-def margin(scores: Scores, *, standardised: bool) -> float:
-    """Gap between the best two scores; infinite where there is one candidate.
-
-    Args:
-        scores: of one query.
-        standardised: divide by the deviation of all its scores.
-    """
-    if len(scores) < 2:
-        return float("inf")
-    second, first = np.partition(scores, -2)[-2:]
-    gap = float(first - second)
-    spread = float(scores.std())
-    return gap / spread if standardised and spread > 0 else gap
-
-
-def margins(scores: Sequence[Scores], *, standardised: bool) -> Floats:
-    """Of every query."""
-    return np.array([margin(s, standardised=standardised) for s in scores])
-
-
-def threshold(known: Floats, share: float) -> float:
-    """The margin up to which `share` of queries are sent to gen.
-
-    Args:
-        known: margins of unlabelled queries.
-        share: 0 to 1.
-    """
-    if share <= 0:
-        return float("-inf")
-    return float("inf") if share >= 1 else float(np.quantile(known, share))
 
 
 def routed(known: Floats, share: float) -> Mask:

@@ -150,9 +150,11 @@ def _router(
     curves: dict[str, list[dict[str, float]]] = {}
     disc, gen = values["disc"], values["gen"]
     rules: dict[str, Callable[[float], tuple[Floats, float]]] = {}
+    borders: dict[str, Floats] = {}
     for name, standardised in (("margin, raw", False), ("margin, z-scored", True)):
         known = router.margins(scores["disc"], standardised=standardised)
         rules[name] = _by_margin(known, disc, gen)
+        borders[name] = known
     rules["random"] = lambda share: (router.random_quality(disc, gen, share), share)
     rules["per-query oracle"] = lambda share: _by_oracle(disc, gen, share)
     for name, rule in rules.items():
@@ -163,9 +165,10 @@ def _router(
             cost = {
                 k: costs["disc"][k] + used * costs["gen"][k] for k in costs["disc"] if "query" in k
             }
-            points.append(
-                {"share": used, "quality": float(found.mean()), "low": low, "high": high, **cost}
-            )
+            point = {"share": used, "quality": float(found.mean()), "low": low, "high": high}
+            if name in borders and 0 < share < 1:  # JSON has no infinities
+                point["threshold"] = router.threshold(borders[name], share)
+            points.append(point | cost)
         curves[name] = points
     return curves
 

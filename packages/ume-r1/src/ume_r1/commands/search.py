@@ -10,6 +10,8 @@ from typing import Any
 from ume_core.errors import InvalidItem, InvalidOption, SignatureMismatch
 from ume_core.items import Image, Item, Part, Text, Video
 from ume_core.results import Record
+from ume_core.retrieval import KINDS as KINDS_OF_POLICY
+from ume_core.retrieval import SearchPolicy
 from ume_core.signature import Mode
 from ume_r1 import output
 from ume_r1.arguments import Parser
@@ -20,6 +22,7 @@ from ume_r1.commands.common import (
     model_arguments,
     options_from,
 )
+from ume_r1.index.find import find
 from ume_r1.index.store import Hit, Index, is_there
 from ume_r1.output import printable
 
@@ -60,6 +63,17 @@ def arguments(parser: Parser) -> None:
         "-0", "--null", action="store_true", help="print paths only, each ended by a NUL"
     )
     mode_argument(parser, default=None)
+    parser.add_argument(
+        "--policy", choices=KINDS_OF_POLICY,
+        help="for an index of both vectors: fused adds cosines; routed thinks where disc is unsure",
+    )  # fmt: skip
+    parser.add_argument(
+        "--weight", type=float, default=0.5, metavar="W", help="of gen in fused (default: 0.5)"
+    )
+    parser.add_argument(
+        "--threshold", type=float, metavar="MARGIN",
+        help="routed: think where the best two disc scores are this close (`ume eval scaling`)",
+    )  # fmt: skip
     model_arguments(parser, of_index=True)
 
 
@@ -71,16 +85,16 @@ def run(args: argparse.Namespace) -> int:
         raise InvalidOption(f"no folder {args.html.resolve().parent}", fix="create it first")
     query = _query(args)
     store = Index.open(args.index)
-    mode = _query_mode(args.mode, store)
+    policy = _policy(args, store)
     under = _inside(args.under, store)
     options = options_from(args, new=False)
     model = store.load_model(args.model, engine=args.engine or "auto", **options)
-    result = model.embed(
-        [query], mode=mode, instruction=args.instruction, max_new_tokens=args.max_new_tokens
-    )
-    record = result.records[0]
-    hits = store.search(result.vectors(mode)[0], mode, args.top, kind=args.kind, under=under)
-    hits = [hit for hit in hits if args.min_score is None or hit.score >= args.min_score]
+    answer = find(
+        store, model, query, policy, args.top,
+        instruction=args.instruction, kind=args.kind, under=under,
+    )  # fmt: skip
+    record, mode = answer.record, answer.mode
+    hits = [h for h in answer.hits if args.min_score is None or h.score >= args.min_score]
     _show(hits, record, mode, args)
     if args.html is not None:
         from ume_r1.index.page import write_page
@@ -100,12 +114,12 @@ def _show(hits: list[Hit], record: Record, mode: Mode, args: argparse.Namespace)
         for hit in hits:
             _print_bytes(hit.path)
         return
-    if mode == "gen":
+    if mode != "disc":
         print(f"thinking: {record.thinking or '-'}\nsummary:  {record.summary or '-'}")
         if record.status == "forced":
             print(f"forced:   {record.reason}")
     for hit in hits:
-        summary = f"  ({hit.summary})" if hit.summary and mode == "gen" else ""
+        summary = f"  ({hit.summary})" if hit.summary and mode != "disc" else ""
         mark = "  [gone]" if hit.gone else ""
         print(f"{hit.score:7.3f}  {printable(str(hit.path))}{summary}{mark}")
     if not hits:
@@ -173,6 +187,34 @@ def _query(args: argparse.Namespace) -> Item:
     if not parts:
         raise InvalidItem("nothing to look for", fix="pass words, --image or --video")
     return Item(tuple(parts))
+
+
+def _policy(args: argparse.Namespace, store: Index) -> SearchPolicy:
+    """What decides: one kind of the index's vectors, or both.
+
+    Raises:
+        InvalidOption: the arguments contradict each other.
+    """
+    if args.policy in ("fused", "routed"):
+        if args.mode is not None:
+            raise InvalidOption(
+                f"--mode {args.mode} and --policy {args.policy} exclude each other",
+                fix="leave one out",
+            )
+        if args.policy == "routed" and args.threshold is None:
+            raise InvalidOption(
+                "--policy routed needs --threshold",
+                fix="take that of the share you can pay for from the report of `ume eval scaling`",
+            )
+        return SearchPolicy(
+            args.policy, args.weight, args.threshold or 0.0, max_new_tokens=args.max_new_tokens
+        )
+    if None not in (args.mode, args.policy) and args.mode != args.policy:
+        raise InvalidOption(
+            f"--mode {args.mode} and --policy {args.policy} exclude each other", fix="leave one out"
+        )
+    kind = _query_mode(args.mode or args.policy, store)
+    return SearchPolicy("gen" if kind == "gen" else "disc", max_new_tokens=args.max_new_tokens)
 
 
 def _query_mode(asked: Mode | None, store: Index) -> Mode:

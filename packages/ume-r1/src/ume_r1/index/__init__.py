@@ -19,9 +19,19 @@ if TYPE_CHECKING:
     from ume_r1.index.build import BuildReport, build_index
     from ume_r1.index.description import Description
     from ume_r1.index.errors import DamagedIndex
+    from ume_r1.index.find import Answer, find
     from ume_r1.index.store import Hit, Index
 
-__all__ = ["BuildReport", "DamagedIndex", "Description", "Hit", "Index", "build_index"]
+__all__ = [
+    "Answer",
+    "BuildReport",
+    "DamagedIndex",
+    "Description",
+    "Hit",
+    "Index",
+    "build_index",
+    "find",
+]
 
 __getattr__ = lazy_names(
     __name__,
@@ -29,6 +39,7 @@ __getattr__ = lazy_names(
         "ume_r1.index.build": "BuildReport build_index",
         "ume_r1.index.description": "Description",
         "ume_r1.index.errors": "DamagedIndex",
+        "ume_r1.index.find": "Answer find",
         "ume_r1.index.store": "Hit Index",
     },
     distribution="ume-r1",

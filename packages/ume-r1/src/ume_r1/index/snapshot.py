@@ -8,6 +8,7 @@ copy is not as it was written, the table is read.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,22 @@ class Snapshot:
             | {"score": float(scores[row])}
             for row in best
         ]
+
+    def scores(self, vector: Vectors, column: str, narrow: Narrow) -> dict[str, float]:
+        """See `Table.scores`."""
+        found = (matrix(self._rows[column]) @ np.asarray(vector, np.float32)).tolist()
+        places = self.column("path", "kind")
+        return {
+            path: score
+            for (path, kind), score in zip(places, found, strict=True)
+            if narrow.takes(path, kind)
+        }
+
+    def rows(self, paths: Sequence[str]) -> list[dict[str, Any]]:
+        """See `Table.rows`."""
+        numbers = {path: number for number, (path,) in enumerate(self.column("path"))}
+        names = [f.name for f in self._rows.schema if f.type == pa.string()]
+        return [{name: self._rows[name][numbers[path]].as_py() for name in names} for path in paths]
 
 
 def write(directory: Path, table: Table, sealed: dict[str, SealedFile]) -> SealedFile | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -190,9 +190,28 @@ class Index:
             DamagedIndex: a row to be returned is not as it was written.
         """
         narrow = Narrow(kind, under)
-        rows = self._read(
-            lambda table: table.nearest(vector, mode, top, narrow) if len(table) else []
+        return self._hits(
+            self._read(lambda table: table.nearest(vector, mode, top, narrow) if len(table) else [])
         )
+
+    def scores(
+        self, vector: Vectors, mode: str, *, kind: str | None = None, under: str = ""
+    ) -> dict[str, float]:
+        """The cosine of a query with every file, by the file's path in the folder; see `search`."""
+        narrow = Narrow(kind, under)
+        return self._read(lambda table: table.scores(vector, mode, narrow) if len(table) else {})
+
+    def best(self, scores: Mapping[str, float], top: int) -> list[Hit]:
+        """The files with the highest scores, best first, equal ones by path.
+
+        Raises:
+            DamagedIndex: a row to be returned is not as it was written.
+        """
+        paths = sorted(scores, key=lambda path: (-scores[path], path))[:top]
+        rows = self._read(lambda table: table.rows(paths))
+        return self._hits([row | {"score": scores[row["path"]]} for row in rows])
+
+    def _hits(self, rows: list[dict[str, Any]]) -> list[Hit]:
         folder = self.folder
         return [
             Hit(folder / r["path"], r["path"], r["kind"], r["score"], r["thinking"], r["summary"])

@@ -142,6 +142,30 @@ class Table:
             raise DamagedIndex(self._directory, f"the row of {lost[0]}")
         return [row | {"score": score} for row, score in zip(texts, scores, strict=True)]
 
+    def scores(self, vector: Vectors, column: str, narrow: Narrow) -> dict[str, float]:
+        """The cosine of every row, by path; see `nearest`."""
+        with self._errors():
+            query = self._table.search(vector.tolist(), vector_column_name=column)
+            if narrow != Narrow():
+                query = query.where(_condition(narrow), prefilter=True)
+            query = query.distance_type("dot").select([_KEY, "_distance"])
+            found = query.limit(max(1, len(self))).to_arrow()
+            paths, distances = (found[name].to_pylist() for name in (_KEY, "_distance"))
+        return {path: 1 - far for path, far in zip(paths, distances, strict=True)}
+
+    def rows(self, paths: Sequence[str]) -> list[dict[str, Any]]:
+        """The rows of these paths in their order, without vectors.
+
+        Raises:
+            DamagedIndex: one of them is not as it was written.
+        """
+        texts = [f.name for f in self.schema if f.type == pa.string()]
+        found = {row[_KEY]: row for row in self.fetch(paths).select(texts).to_pylist()}
+        for path in paths:
+            if path not in found:
+                raise DamagedIndex(self._directory, f"the row of {path}")
+        return [found[path] for path in paths]
+
     def add(self, rows: pa.Table) -> None:
         """Append rows of paths that the table does not hold, in one commit."""
         with self._errors():

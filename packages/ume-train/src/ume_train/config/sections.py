@@ -114,7 +114,8 @@ class OptimizerSection(Section):
     Attributes:
         name: `adamw`; or `muon` for hidden matrices and AdamW for the rest (one process, small
             models).
-        lr: peak rate. lr_adam: AdamW's beside Muon.
+        lr: peak rate.
+        lr_adam: AdamW's beside Muon.
         betas, weight_decay: AdamW's; Muon's weight decay is the same.
         warmup: share of the steps in which the rate rises from 0.
         schedule: how it falls to 0: `cosine`, `linear`, or `hold` (constant, then linear over the
@@ -138,7 +139,8 @@ class RunSection(Section):
     Attributes:
         steps: optimizer steps; null goes by `epochs`.
         epochs: passes over the data, where `steps` is null.
-        save_every: steps between checkpoints. keep: how many are kept.
+        save_every: steps between checkpoints.
+        keep: how many are kept.
         log_every: steps between rows of the log.
         seed: of data order, sampling and dropout.
         device: `auto` or `cpu`.

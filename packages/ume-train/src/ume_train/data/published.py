@@ -144,7 +144,8 @@ def example_of(
     """One side of a sound record.
 
     Args:
-        media: directory of the media. frame_pixels: most pixels of a video's frame.
+        media: directory of the media.
+        frame_pixels: most pixels of a video's frame.
         place: where the record stands.
     """
     found = side_of(record, side)

@@ -83,7 +83,8 @@ def advantages(rewards: Tensor, groups: Tensor, *, scale: bool) -> Tensor:
     """What each rollout did better than its group, float32 (rows,).
 
     Args:
-        rewards: (rows,). groups: int64 (rows,), rollouts of one prompt share one.
+        rewards: (rows,).
+        groups: int64 (rows,), rollouts of one prompt share one.
         scale: divide by the group's standard deviation (unbiased) + 1e-4, as published; without,
             hard and easy prompts weigh alike (Dr. GRPO, arXiv 2503.20783).
     """

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from ume_core import Embedder, ItemLike
+from ume_core.embedder import Embedder
 from ume_core.errors import InvalidOption, SignatureMismatch
-from ume_eval.scaling import router
+from ume_core.items import ItemLike
 
 Kind: TypeAlias = Literal["disc", "gen", "fused", "routed"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Vectors = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
+Scores = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -149,10 +151,10 @@ class PolicyIndex:
             queries: typical queries.
             share: 0 to 1.
         """
-        scores = self._owner.vectors_of(queries, "disc") @ self._first.T
+        scores = np.inner(self._owner.vectors_of(queries, "disc"), self._first)
         policy = self._owner.policy
-        known = router.margins(list(scores), standardised=policy.standardised)
-        return router.threshold(known, share)
+        known = margins(list(scores), standardised=policy.standardised)
+        return threshold(known, share)
 
     def search(
         self, queries: Sequence[ItemLike], k: int = 10, *, owner: PolicyEmbedder | None = None
@@ -177,15 +179,47 @@ class PolicyIndex:
         if k < 1:
             raise InvalidOption(f"k is {k}", fix="ask for at least one document")
         if self._second is None:
-            scores = owner.vectors(queries) @ self._first.T
+            scores = np.inner(owner.vectors(queries), self._first)
             return _best(scores, np.full(len(queries), owner.policy.kind == "gen"), k)
-        scores = owner.vectors_of(queries, "disc") @ self._first.T
-        known = router.margins(list(scores), standardised=owner.policy.standardised)
+        scores = np.inner(owner.vectors_of(queries, "disc"), self._first)
+        known = margins(list(scores), standardised=owner.policy.standardised)
         thought = known <= owner.policy.threshold
         chosen = [query for query, think in zip(queries, thought, strict=True) if think]
         if chosen:
-            scores[thought] = owner.vectors_of(chosen, "gen") @ self._second.T
+            scores[thought] = np.inner(owner.vectors_of(chosen, "gen"), self._second)
         return _best(scores, thought, k)
+
+
+def margin(scores: Scores, *, standardised: bool) -> float:
+    """Gap between the best two scores; infinite where there is one candidate.
+
+    Args:
+        scores: of one query.
+        standardised: divide by the deviation of all its scores.
+    """
+    if len(scores) < 2:
+        return float("inf")
+    second, first = np.partition(scores, -2)[-2:]
+    gap = float(first - second)
+    spread = float(scores.std())
+    return gap / spread if standardised and spread > 0 else gap
+
+
+def margins(scores: Sequence[Scores], *, standardised: bool) -> Floats:
+    """Of every query."""
+    return np.array([margin(s, standardised=standardised) for s in scores])
+
+
+def threshold(known: Floats, share: float) -> float:
+    """The margin up to which `share` of queries are sent to gen.
+
+    Args:
+        known: margins of unlabelled queries.
+        share: 0 to 1.
+    """
+    if share <= 0:
+        return float("-inf")
+    return float("inf") if share >= 1 else float(np.quantile(known, share))
 
 
 def _best(scores: Vectors, thought: npt.NDArray[np.bool_], k: int) -> Found:

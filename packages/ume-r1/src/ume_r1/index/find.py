@@ -1,0 +1,92 @@
+"""A query answered by an index under a retrieval policy: disc, gen, fused, or gen where unsure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ume_core.embedder import Embedder
+from ume_core.errors import SignatureMismatch
+from ume_core.items import ItemLike
+from ume_core.results import EmbeddingResult, Record
+from ume_core.retrieval import SearchPolicy, margin
+from ume_core.signature import Mode
+from ume_r1.index.store import Hit, Index
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an index found.
+
+    Attributes:
+        hits: best first.
+        record: what happened to the query.
+        mode: the vectors that decided: `disc`, `gen`, or `both` where they were fused.
+    """
+
+    hits: list[Hit]
+    record: Record
+    mode: Mode
+
+
+def find(
+    index: Index,
+    model: Embedder,
+    query: ItemLike,
+    policy: SearchPolicy,
+    top: int,
+    *,
+    instruction: str | None = None,
+    kind: str | None = None,
+    under: str = "",
+) -> Answer:
+    """Search an index.
+
+    Args:
+        index: holds the vectors that the policy compares: both for `fused` and `routed`.
+        model: as `Index.load_model` gives it.
+        query: any spelling of an item.
+        policy: which vectors decide.
+        top: number of hits at most.
+        instruction: task instruction, if the query has none of its own.
+        kind: see `Index.search`.
+        under: see `Index.search`.
+
+    Raises:
+        SignatureMismatch: the index does not hold what the policy compares.
+        UmeError: the query cannot be embedded, or the index is damaged.
+    """
+    held = index.description.mode
+    needed = "both" if policy.kind in ("fused", "routed") else policy.kind
+    if held not in ("both", needed):
+        other = held if needed != "both" else f"--policy {held}"
+        raise SignatureMismatch(
+            f"{index.directory} holds {held} vectors, the policy {policy.kind} compares {needed}",
+            fix=f"search with {other}, or index again with --mode {needed} into a new directory",
+        )
+
+    def embedded(mode: Mode) -> EmbeddingResult:
+        return model.embed(
+            [query], mode=mode, instruction=instruction,
+            max_new_tokens=policy.max_new_tokens if mode != "disc" else None,
+        )  # fmt: skip
+
+    if policy.kind == "fused":
+        result = embedded("both")
+        disc, gen = (
+            index.scores(result.vectors(m)[0], m, kind=kind, under=under) for m in ("disc", "gen")
+        )
+        weight = policy.weight
+        fused = {path: (1 - weight) * disc[path] + weight * gen[path] for path in disc}
+        return Answer(index.best(fused, top), result.records[0], "both")
+    mode: Mode = "gen" if policy.kind == "gen" else "disc"
+    result = embedded(mode)
+    if policy.kind == "routed":
+        scores = index.scores(result.vectors("disc")[0], "disc", kind=kind, under=under)
+        known = np.array(list(scores.values()))
+        if margin(known, standardised=policy.standardised) > policy.threshold:
+            return Answer(index.best(scores, top), result.records[0], "disc")
+        mode, result = "gen", embedded("gen")
+    hits = index.search(result.vectors(mode)[0], mode, top, kind=kind, under=under)
+    return Answer(hits, result.records[0], mode)
