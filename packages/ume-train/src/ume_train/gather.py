@@ -22,7 +22,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
-        grad = grad.contiguous()
+        grad = grad.contiguous().clone()  # autograd may hand the same memory to others
         dist.all_reduce(grad)
         first = dist.get_rank() * ctx.count
         return grad[first : first + ctx.count]
@@ -56,6 +56,11 @@ def rank() -> int:
 def processes() -> int:
     """How many there are."""
     return dist.get_world_size() if is_distributed() else 1
+
+
+def on_cpu(device: str) -> bool:
+    """Whether a run computes on the CPU, which accelerate must be told among processes."""
+    return device == "cpu" or not torch.cuda.is_available()
 
 
 def _all(rows: Tensor) -> Tensor:

@@ -28,14 +28,14 @@ from typing import Any
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+from accelerate.utils import DistributedType
 from torch import Tensor
 
 from ume_core.errors import InvalidOption
 from ume_train.config.stages import StageConfig
 from ume_train.data.source import media_roots
 from ume_train.forward import Policy
-from ume_train.gather import processes, rank, summed
+from ume_train.gather import on_cpu, processes, rank, summed
 from ume_train.logs import Log, Row
 from ume_train.models import find_start, has_bf16, load_trained, save_model
 from ume_train.optimizers import make_optimizers, set_rate, share_of_peak
@@ -61,10 +61,12 @@ class Run(ABC):
 
     def __init__(self, config: StageConfig, out: Path, steps: int) -> None:
         self.config, self.out, self.steps = config, out, steps
-        self.accelerator = Accelerator(
-            cpu=config.run.device == "cpu",
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-        )
+        self.accelerator = Accelerator(cpu=on_cpu(config.run.device))
+        if self.accelerator.num_processes != processes():
+            raise InvalidOption(
+                f"accelerate knows {self.accelerator.num_processes} processes, torch {processes()}",
+                fix="start with accelerate launch and one of `ume train scale`",
+            )
         self._check_directory()
         with self._first_alone():
             self.checkpoint = find_start(config.model.start, out)
@@ -78,8 +80,7 @@ class Run(ABC):
         self.before_sharding()
         inner = Policy(
             self.trained.model, self.render.tokenizer.special.pad, bf16=self.bf16,
-            even=self.accelerator.distributed_type is not DistributedType.NO
-            and self.accelerator.distributed_type is not DistributedType.MULTI_CPU,
+            even=processes() > 1,
         )  # fmt: skip
         made = make_optimizers(inner.named_parameters(), config.optimizer, bf16=self.bf16)
         if config.optimizer.name == "muon" and self.accelerator.distributed_type in (

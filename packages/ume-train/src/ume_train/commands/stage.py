@@ -37,7 +37,7 @@ def run(stage: Stage, args: argparse.Namespace) -> int:
     out: Path = args.out or Path("runs") / f"{stage}-{Path(args.config).stem}"
     if args.dry_run:
         return _dry_run(stage, config, out)
-    with _turns():
+    with _turns(config.run.device):
         config = with_drawn(stage, config, out)
         source = open_source(stage, config, out)
     steps = count_steps(config, source)
@@ -146,10 +146,15 @@ def _dry_run(stage: Stage, config: StageConfig, out: Path) -> int:
 class _turns:
     """Under torchrun, the first process of each machine reads the data before the others do."""
 
+    def __init__(self, device: str) -> None:
+        self._device = device
+
     def __enter__(self) -> None:
         from accelerate import PartialState
 
-        self._state = PartialState()
+        from ume_train.gather import on_cpu
+
+        self._state = PartialState(cpu=on_cpu(self._device))
         if not self._state.is_local_main_process:
             self._state.wait_for_everyone()
 

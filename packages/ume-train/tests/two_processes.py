@@ -1,0 +1,88 @@
+"""What `test_processes.py` runs on one and on two processes: `python two_processes.py DATA OUT`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.fsdp import fully_shard
+
+from ume_train.commands.stage import open_source
+from ume_train.config import read_config
+from ume_train.config.stages import GRPOConfig, SFTConfig
+from ume_train.forward import Policy
+from ume_train.gather import processes, rank
+from ume_train.grpo.trainer import GRPO
+from ume_train.models import load_trained
+from ume_train.sft import SFT
+
+COMMON = ("run.steps=2", "run.save_every=2", "model.precision=float32", "run.device=cpu",
+          "optimizer.name=adamw", "optimizer.lr=1e-3")  # fmt: skip
+
+
+def main(data: Path, out: Path) -> None:
+    """Both stages, and a pass with weights spread."""
+    torch.set_num_threads(1)
+    files = f"data.files=[{{path: {data}/sft.json, media: {data}/media}}]"
+    # File order: pictures, clips and words in every batch, and not the same on both processes.
+    common = (*COMMON, "data.drawn=0", files, "data.order=file", "model.start=ume-nano")
+    sft: Any = read_config("sft", "tiny", [*common, "batch.pairs=8", "batch.chunk=2",
+                                           "loss.ce_pairs=2"])  # fmt: skip
+    assert isinstance(sft, SFTConfig)
+    run = SFT(sft, out / "sft", open_source("sft", sft, out / f"data-{rank()}"), 2)
+    run.train()
+    grpo: Any = read_config(
+        "grpo", "tiny", [*common, "batch.pairs_per_reward=4", "batch.chunk=6",
+                         "rollouts.generations=3", "rollouts.new_tokens=24"],
+    )  # fmt: skip
+    assert isinstance(grpo, GRPOConfig)
+    GRPO(grpo, out / "grpo", open_source("grpo", grpo, out / f"data-{rank()}"), 2).train()
+    if processes() > 1:
+        spread(run)
+
+
+def spread(run: SFT) -> None:
+    """FSDP2's `fully_shard` on the pass: gradients are those of whole weights."""
+    settings = run.config.model
+    examples = run.source.batch(0)
+    rows = run.render(
+        [examples.queries[rank()], examples.queries[2 + rank()]], answers=True
+    )  # another kind of media on each process
+
+    def gradients(sharded: bool) -> dict[str, torch.Tensor]:
+        model = load_trained(run.checkpoint, settings).model
+        policy = Policy(model, run.render.tokenizer.special.pad, bf16=False, even=True)
+        if sharded:
+            for layer in (*model.model.language_model.layers, *model.model.visual.blocks):
+                fully_shard(layer)
+            fully_shard(policy)
+        found = policy(rows)
+        (found.disc.square().sum() + found.gen.square().sum() + found.log_probs.sum()).backward()
+        out: dict[str, torch.Tensor] = {}
+        for name, weight in policy.named_parameters():
+            if weight.grad is None:
+                continue
+            grad: Any = weight.grad
+            if sharded:
+                out[name] = grad.full_tensor()
+            else:
+                torch.distributed.all_reduce(grad)
+                out[name] = grad / processes()
+        return out
+
+    whole, parts = gradients(False), gradients(True)
+    assert whole.keys() == parts.keys() and len(whole) > 20
+    for name, grad in whole.items():
+        torch.testing.assert_close(
+            parts[name], grad, rtol=1e-3, atol=1e-3 * float(grad.abs().max())
+        )
+    if rank() == 0:
+        print("spread gradients are whole ones")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    os._exit(0)  # gloo's threads need not end in order
