@@ -34,7 +34,6 @@ NOT_RUN = {
     "the recipe with its processor": "torchvision is not installed",
     "sentence-transformers": "torchvision is not installed",
     "mteb's wrapper": "mteb is not installed",
-    "GRPO": "ume-train has no GRPO",
 }
 
 

@@ -17,7 +17,7 @@ from tools.gpu_check.findings import Findings, require
 from tools.gpu_check.place import Place
 
 # What ume-train needs and the borrowed machine may lack.
-NEEDED = ("accelerate", "pydantic", "rich", "tensorboardX", "yaml")
+NEEDED = ("accelerate", "pydantic", "rich", "yaml")
 WORDS = "The picture shows coarse squares of many colours, none of which is anything in particular."
 
 

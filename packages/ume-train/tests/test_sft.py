@@ -78,6 +78,15 @@ def test_gradients_of_chunks_are_those_of_the_whole(
             assert ours[name] == pytest.approx(theirs[name], rel=2e-4, abs=1e-5), name
 
 
+def test_activations_computed_again_give_the_same_gradients(
+    tmp_path: Path, drawn: Path, whole: SFT
+) -> None:
+    run = make(tmp_path, drawn, "again", "model.gradient_checkpointing=true", steps=4)
+    run.train(2)
+    for ours, theirs in zip(losses(run.out), losses(whole.out)[:2], strict=True):
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-5)
+
+
 def test_the_model_loads_in_the_engine_and_in_transformers(whole: SFT) -> None:
     model = whole.out / "model"
     plain = transformers.Qwen2VLForConditionalGeneration.from_pretrained(model)

@@ -8,6 +8,7 @@ through them; inference packs instead (`ume_torch.decoder`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,13 +65,18 @@ class Policy(nn.Module):
         super().__init__()
         self.model = model
         self.pad, self.bf16, self.even = pad, bf16, even
+        self._kernels = _BACKENDS[False]
+        if model.is_gradient_checkpointing:
+            model.gradient_checkpointing_enable(
+                {"use_reentrant": False, "context_fn": self._contexts}
+            )
 
     def forward(self, rows: Sequences) -> Pass:
         """See `Pass`."""
         device = self.model.device.type
         longest = max(len(p.ids) for p in rows.prompts)
-        kernels = _BACKENDS[device == "cpu" and longest < _SHORT]
-        with torch.autocast(device, torch.bfloat16, enabled=self.bf16), sdpa_kernel(kernels):
+        self._kernels = _BACKENDS[device == "cpu" and longest < _SHORT]
+        with torch.autocast(device, torch.bfloat16, enabled=self.bf16), sdpa_kernel(self._kernels):
             states = self.states(rows.prompts)
             starts = np.cumsum([0, *(len(p.ids) for p in rows.prompts)])[:-1]
             at = torch.from_numpy(starts).to(states.device)
@@ -78,6 +84,10 @@ class Policy(nn.Module):
             gen_index = torch.tensor(rows.gen, device=states.device)
             gen = states[at + gen_index.clamp(min=0)] * (gen_index >= 0)[:, None]
             return Pass(disc.float(), gen.float(), self._log_probs(rows, states, starts))
+
+    def _contexts(self) -> tuple[Any, Any]:
+        """Of a layer's pass, and of the same pass again while gradients are computed."""
+        return nullcontext(), sdpa_kernel(self._kernels)
 
     def states(self, prompts: Sequence[RenderedPrompt]) -> Tensor:
         """Final-norm states (tokens of all prompts, hidden), prompt after prompt, no padding."""

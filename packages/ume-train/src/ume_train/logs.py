@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,12 @@ class Log:
             return
         kept = [row for row in read_log(run) if row["step"] <= step]
         (run / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in kept), "utf-8")
-        from tensorboardX import SummaryWriter
-
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:  # ume-train brings it; from a source tree a run does without
+            warnings.warn("no log for TensorBoard: tensorboardX is not installed", stacklevel=2)
+        else:
+            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
         self._began, self._first, self._last = time.monotonic(), step, 0.0
         if sys.stderr.isatty():
             self._bar = Progress(
@@ -51,7 +55,7 @@ class Log:
         with (self._run / "log.jsonl").open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(row) + "\n")
         for name, value in row.items():
-            if isinstance(value, (int, float)) and name != "step":
+            if self._board is not None and isinstance(value, (int, float)) and name != "step":
                 self._board.add_scalar(name, value, row["step"])
 
     def show(self, step: int, loss: float) -> None:
@@ -76,7 +80,8 @@ class Log:
             return
         with (self._run / f"{name}.txt").open("a", encoding="utf-8") as handle:
             handle.write(f"step {step}\n{text}\n\n")
-        self._board.add_text(name, text, step)
+        if self._board is not None:
+            self._board.add_text(name, text, step)
 
     def close(self) -> None:
         """Write the table, and let go of the terminal."""
@@ -84,7 +89,8 @@ class Log:
             return
         if self._bar is not None:
             self._bar.stop()
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
         write_csv(self._run)
 
 
