@@ -25,8 +25,9 @@ from ume_core.items import Item
 from ume_core.limits import Policy
 from ume_core.session import Embedded, Session, open_session
 from ume_core.signature import MODES
-from ume_r1.commands.common import model_arguments, options_from, progress_bar
-from ume_r1.loading import DEFAULT_MODEL, load
+from ume_r1.commands.common import model_arguments, named_engine, named_model, options_from
+from ume_r1.commands.progress import progress_bar
+from ume_r1.loading import load
 from ume_server.admission import check_request, weigh
 from ume_server.errors import ApiError, public
 from ume_server.settings import Settings
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     done = _repair(args.out)
     lines = _count(args.file)
     model = load(
-        args.model or DEFAULT_MODEL, engine=args.engine, policy=Policy.closed(),
+        named_model(args), engine=named_engine(args), policy=Policy.closed(),
         **options_from(args),
     )  # fmt: skip
     name = args.served_name or model.signature("disc").model

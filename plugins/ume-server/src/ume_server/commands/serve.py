@@ -15,8 +15,9 @@ from ume_core.errors import InvalidOption
 from ume_core.limits import Policy
 from ume_core.session import open_session
 from ume_core.signature import MODES
-from ume_r1.commands.common import model_arguments, options_from
-from ume_r1.loading import DEFAULT_MODEL, load
+from ume_r1.commands.common import model_arguments, named_engine, named_model, options_from
+from ume_r1.loading import load
+from ume_r1.settings import DEFAULT_MODEL
 from ume_server.app import create_app
 from ume_server.server import listen, serve
 from ume_server.settings import SERVER_LIMITS, Settings
@@ -46,7 +47,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--served-name", help="the model's name for clients (default: its own)")
     parser.add_argument("--max-waiting", type=int, help="items that may wait or run")
     parser.add_argument("--drain-seconds", type=float, default=30.0, help="on SIGTERM")
-    model_arguments(parser, default=None)
+    model_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 def _load(args: argparse.Namespace, settings: Settings) -> Embedder:
     policy = Policy(files=False, urls=bool(settings.url_hosts), hosts=settings.url_hosts or None)
     options = options_from(args) | {"policy": policy, "limits": settings.limits}
-    return load(args.served or args.model or DEFAULT_MODEL, engine=args.engine, **options)
+    return load(args.served or named_model(args), engine=named_engine(args), **options)
 
 
 def read_keys(path: Path) -> tuple[str, ...]:
