@@ -9,9 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import ume_core
 from tools import quickstart, version
+from tools.nano import rates
+from ume_core import ItemLike
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -77,3 +81,23 @@ def test_the_version_tool_prints_the_one_version_and_takes_nothing_else() -> Non
     assert done.stdout.strip() == version.read(ROOT / "pyproject.toml")
     done = subprocess.run([ROOT / "tools" / "version", "one two"], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr == "usage: tools/version [NEW]\n"
+
+
+def test_the_rates_beside_the_demonstrations_are_those_of_the_model() -> None:
+    """`python -m tools.nano.rates --gen` measures them; gen's takes minutes and is not run here."""
+    model = ume_core.load("ume-nano", device="cpu")
+    found, files = rates.by_name(model)
+    similar, clips = rates.by_clip(model)
+    titles = " ".join(title for title, _ in quickstart.TOUR)
+    assert f"{found} of the {files} files come first for their own name" in titles
+    assert f"for {similar} of {clips} clips" in titles
+    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    assert f"{found} of {files} files come first for their own name (disc)" in readme
+
+
+@pytest.mark.parametrize("words", [["a", "red", "apple"], ["bus"], ["elephant"]])
+def test_what_is_shown_first_is_right(words: list[str]) -> None:
+    model = ume_core.load("ume-nano", device="cpu")
+    files = model.embed(list[ItemLike](rates.FILES)).vectors("disc")
+    best = int(np.argmax(files @ model.embed([" ".join(words)]).vectors("disc")[0]))
+    assert rates.NAMES[best] == " ".join(words).removeprefix("a ")

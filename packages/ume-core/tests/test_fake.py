@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ume_core import InvalidOption, similarity
 from ume_core.testing import EmbedderContract, FakeEmbedder
 
 
@@ -17,3 +18,11 @@ class TestFakeDiscOnly(EmbedderContract):
     @pytest.fixture(scope="class")
     def embedder(self) -> FakeEmbedder:
         return FakeEmbedder(modes=frozenset({"disc"}))
+
+
+def test_vectors_that_were_not_asked_for_are_named_with_the_fix() -> None:
+    disc = FakeEmbedder().embed(["a"])
+    with pytest.raises(InvalidOption, match=r"no 'gen' vectors.*embed with mode='gen' or 'both'"):
+        similarity(disc, disc, mode="gen")
+    with pytest.raises(InvalidOption, match="name disc or gen"):
+        disc.vectors("both")

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image as PILImage
 
 from ume_core import LimitExceeded, Limits, MediaError, Policy, PolicyViolation
-from ume_core.fetch import Access, read_source
+from ume_core.fetch import Access, media_warning, read_source
 from ume_core.items import Image
 from ume_core.media import open_image
 
@@ -235,3 +235,38 @@ def test_a_missing_path_with_a_suffix_is_not_called_base64() -> None:
 def test_a_url_with_too_few_slashes_says_so(url: str) -> None:
     with pytest.raises(MediaError, match="two slashes"):
         read_source(url, Access())
+
+
+def test_a_text_that_is_a_medias_name_is_warned_of(tmp_path: Path) -> None:
+    (tmp_path / "dog.PNG").write_bytes(b"x")
+    (tmp_path / "clip.mp4").write_bytes(b"x")
+    for text, kind in (
+        (str(tmp_path / "dog.PNG"), "Image"),
+        (f" {tmp_path / 'clip.mp4'}\n", "Video"),
+        ("https://host/a.jpg?size=3", "Image"),
+        ("HTTP://host/a.webm#t=2", "Video"),
+        ("file:///nowhere/a.png", "Image"),
+        ("data:image/png;base64," + "A" * 9000, "Image"),
+        ("data:video/mp4;base64,AA", "Video"),
+    ):
+        warning = media_warning(text, Policy())
+        assert warning is not None and f"pass {kind}(...)" in warning, text[:40]
+        assert len(warning) < 500
+    for text in (
+        "a dog", str(tmp_path / "gone.png"), f"see {tmp_path / 'dog.PNG'}", "dog.png or cat.png",
+        "https://host/page", "look at https://host/a.jpg", str(tmp_path), "x" * 9000 + ".png",
+        f"{tmp_path / 'dog.PNG'}\nand more", "\0.png", "~nobody-here/a.png",
+    ):  # fmt: skip
+        assert media_warning(text, Policy()) is None, text[:40]
+
+
+def test_a_warning_does_not_tell_of_files_that_the_policy_hides(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "in" / "a.png", tmp_path / "b.png"
+    inside.parent.mkdir()
+    for path in (inside, outside):
+        path.write_bytes(b"x")
+    assert media_warning(str(inside), Policy.closed()) is None
+    rooted = Policy(roots=(inside.parent,))
+    assert media_warning(str(inside), rooted) and media_warning(str(outside), rooted) is None
+    # A URL says by itself what it is.
+    assert media_warning("https://host/a.png", Policy.closed())

@@ -264,6 +264,13 @@ def test_kill_9_loses_and_doubles_nothing(folder: Path, tmp_path: Path, model: E
     assert hits[0].path.name == "many7.png"
 
 
+def test_words_that_name_a_picture_are_warned_of(folder: Path, model: Embedder) -> None:
+    path = folder / "p0.png"
+    words, picture_of = model.embed([str(path), path]).records
+    assert words.warnings and "pass Image(...)" in words.warnings[0]
+    assert not picture_of.warnings
+
+
 def test_a_phone_sized_photo_is_embedded(model: Embedder) -> None:
     photo = PILImage.effect_noise((4000, 3000), 60).convert("RGB")
     result = model.embed([ume.Image(photo)])

@@ -9,10 +9,11 @@ import os
 import re
 import stat
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, unquote_to_bytes
 
 from ume_core.errors import EngineUnavailable, LimitExceeded, MediaError, PolicyViolation
+from ume_core.items import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from ume_core.limits import Limits, Policy
 
 _URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+:")
@@ -24,6 +25,9 @@ _BROKEN_CREDENTIALS = re.compile(
 # Long, of one alphabet, with no dot: it may be base64 that lost its "data:…,".
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]{48,}={0,2}\s*")
 _BASE64_HINT = "; if it is base64, write it as a URL: 'data:image/png;base64,' + the string"
+_MEDIA_DATA = re.compile(r"data:(image|video)/", re.IGNORECASE)
+_MEDIA_URL = re.compile(r"(https?|file)://\S+$", re.IGNORECASE)
+_LONGEST_NAME = 4096  # Linux' PATH_MAX
 _ABSENT = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP))
 
 
@@ -68,6 +72,40 @@ def read_source(source: str | Path | bytes, access: Access) -> bytes:
         )
     hint = _BASE64_HINT if _BASE64.fullmatch(source) else ""
     return _read_file([Path(source)], describe(source), access, hint)
+
+
+def media_warning(text: str, policy: Policy) -> str | None:
+    """What to tell a user whose text is, as a whole, the name of a picture or clip.
+
+    Whether a file exists is looked up only where the policy lets items name it.
+    """
+    name = text.strip()
+    data = _MEDIA_DATA.match(name)
+    if data is None and (len(name) > _LONGEST_NAME or "\n" in name):
+        return None
+    suffix = PurePosixPath(re.split("[?#]", name, maxsplit=1)[0]).suffix.lower()
+    if (data and data[1] == "image") or suffix in IMAGE_SUFFIXES:
+        kind, spelling = "picture", "Image"
+    elif data or suffix in VIDEO_SUFFIXES:
+        kind, spelling = "clip", "Video"
+    else:
+        return None
+    is_url = data is not None or _MEDIA_URL.match(name) is not None
+    if not is_url and not _may_name(Path(name), policy):
+        return None
+    return (
+        f"the text names a {kind} ({describe(name)}) and is embedded as words. "
+        f"Fix: to embed the {kind}, pass {spelling}(...) of it; the command takes it without --text"
+    )
+
+
+def _may_name(path: Path, policy: Policy) -> bool:
+    """Whether it is a file that items may name."""
+    real = _resolved(path) if policy.files else None
+    try:
+        return real is not None and _is_allowed(real, policy) and real.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def describe(source: object) -> str:

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ume_core.errors import InvalidOption
 from ume_core.signature import Signature
 
 Vectors: TypeAlias = npt.NDArray[np.float32]
@@ -108,10 +109,19 @@ class EmbeddingResult:
         return [i for i, r in enumerate(self.records) if r.status == "failed"]
 
     def vectors(self, mode: str) -> Vectors:
-        """`disc` or `gen` by name."""
+        """`disc` or `gen` by name.
+
+        Raises:
+            InvalidOption: they were not asked for, or there is no such mode.
+        """
         found = self.disc if mode == "disc" else self.gen if mode == "gen" else None
         if found is None:
-            raise KeyError(f"this result holds no {mode!r} vectors")
+            raise InvalidOption(
+                f"this result holds no {mode!r} vectors",
+                fix=f"embed with mode={mode!r} or 'both'"
+                if mode in ("disc", "gen")
+                else "name disc or gen",
+            )
         return found
 
     def __len__(self) -> int:
@@ -123,7 +133,9 @@ def similarity(a: EmbeddingResult, b: EmbeddingResult, mode: str = "disc") -> Ve
 
     Raises:
         SignatureMismatch: the two results are not comparable.
+        InvalidOption: one of them holds no vectors of this mode.
     """
+    first, second = a.vectors(mode), b.vectors(mode)
     check = "disc" if mode == "disc" else "gen"
     a.signature.for_mode(check).check(b.signature.for_mode(check))
-    return np.inner(a.vectors(mode), b.vectors(mode))
+    return np.inner(first, second)

@@ -9,7 +9,7 @@ from PIL import Image as PILImage
 
 from ume_core.conventions import Conventions, conventions_in_force
 from ume_core.errors import InvalidOption, LimitExceeded
-from ume_core.fetch import Access
+from ume_core.fetch import Access, media_warning
 from ume_core.items import Image, Item, Text
 from ume_core.options import LoadOptions
 from ume_core.prompts import request_warning
@@ -85,7 +85,10 @@ class Preparer:
             media_first=self.conventions.media_order == "media-first",
             constant_media=blank,
         )
-        warnings = [w for w in (request_warning(item.text),) if w is not None]
+        noticed = [request_warning(item.text)]
+        policy = self.options.policy
+        noticed += [media_warning(p.text, policy) for p in item.parts if isinstance(p, Text)]
+        warnings = [warning for warning in noticed if warning is not None]
         warnings += [warning for visual in media for warning in visual.warnings]
         return replace(rendered, warnings=tuple(warnings))
 

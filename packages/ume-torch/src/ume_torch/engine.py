@@ -228,6 +228,8 @@ def _device(device: str) -> str:
         kind = torch.device(device).type
     except RuntimeError as error:
         raise InvalidOption(f"unknown device {device!r}", fix="use auto, cpu or cuda:N") from error
+    if kind not in ("cpu", "cuda"):
+        raise InvalidOption(f"device {device!r} is not supported", fix="use auto, cpu or cuda:N")
     if kind == "cuda" and not torch.cuda.is_available():
         raise InvalidOption("CUDA is not available here", fix='use device="cpu" or "auto"')
     return device
