@@ -22,7 +22,7 @@ from ume_r1.commands.common import (
     model_arguments,
     options_from,
 )
-from ume_r1.index.find import find
+from ume_r1.index.finding import find
 from ume_r1.index.store import Hit, Index, is_there
 from ume_r1.output import printable
 

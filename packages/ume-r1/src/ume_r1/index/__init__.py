@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ume_r1.index.build import BuildReport, build_index
     from ume_r1.index.description import Description
     from ume_r1.index.errors import DamagedIndex
-    from ume_r1.index.find import Answer, find
+    from ume_r1.index.finding import Answer, find
     from ume_r1.index.store import Hit, Index
 
 __all__ = [
@@ -39,7 +39,7 @@ __getattr__ = lazy_names(
         "ume_r1.index.build": "BuildReport build_index",
         "ume_r1.index.description": "Description",
         "ume_r1.index.errors": "DamagedIndex",
-        "ume_r1.index.find": "Answer find",
+        "ume_r1.index.finding": "Answer find",
         "ume_r1.index.store": "Hit Index",
     },
     distribution="ume-r1",
