@@ -111,7 +111,8 @@ def test_langchain_openai(server: Running, expected: Any) -> None:
 def test_langchain_openai_by_default_sends_token_ids_and_is_told_the_fix(
     server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import langchain_openai.embeddings.base as langchain
+    from importlib import import_module
+
     from openai import BadRequestError
     from pydantic import SecretStr
 
@@ -123,6 +124,7 @@ def test_langchain_openai_by_default_sends_token_ids_and_is_told_the_fix(
 
         encode = encode_ordinary
 
+    langchain: Any = import_module("langchain_openai.embeddings.base")
     monkeypatch.setattr(langchain.tiktoken, "encoding_for_model", lambda _: Ids())
     monkeypatch.setattr(langchain.tiktoken, "get_encoding", lambda _: Ids())
     embeddings = langchain.OpenAIEmbeddings(
@@ -167,7 +169,7 @@ def test_chroma(server: Running, expected: Any) -> None:
 def test_litellm(server: Running, expected: Any) -> None:
     import litellm
 
-    answer = litellm.embedding(
+    answer: Any = litellm.embedding(
         model=f"openai/{MODEL}", input=TEXTS, api_base=f"{server.url}/v1", api_key=KEY
     )
     equal([entry["embedding"] for entry in answer.data], expected)
@@ -191,8 +193,9 @@ def test_cohere(server: Running, expected: Any, model: Embedder, gallery: Path) 
     equal(images.embeddings.float_, model.embed([Image(data)]).disc)
     content: Any = [{"type": "image_url", "image_url": {"url": url}},
                     {"type": "text", "text": "in red"}]  # fmt: skip
+    inputs: Any = [{"content": content}]
     mixed = client.embed(
-        model=MODEL, inputs=[{"content": content}], input_type="search_query",
+        model=MODEL, inputs=inputs, input_type="search_query",
         embedding_types=["float"],
     )  # fmt: skip
     equal(mixed.embeddings.float_, model.embed([Item((Image(data), Text("in red")))]).disc)
@@ -201,11 +204,11 @@ def test_cohere(server: Running, expected: Any, model: Embedder, gallery: Path) 
 
 
 def test_voyageai(server: Running, model: Embedder, gallery: Path) -> None:
-    import voyageai
+    from voyageai.client import Client
 
     _, data = picture(gallery)
     shown = PILImage.open(BytesIO(data)).convert("RGB")
-    client = voyageai.Client(api_key=KEY, base_url=f"{server.url}/v1", max_retries=0)
+    client = Client(api_key=KEY, base_url=f"{server.url}/v1", max_retries=0)
     answer = client.multimodal_embed([["in red", shown], ["a dog"]], model=MODEL)
     expected = model.embed([[Text("in red"), Image(shown)], "a dog"]).disc
     equal(answer.embeddings, expected, 2e-2)  # the client sends pictures as lossy WebP

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hmac
 import json
 import logging
@@ -58,6 +59,11 @@ class Gate:
         try:
             headers = dict(scope["headers"])
             self._check_host(headers)
+            if headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site"):
+                raise ApiError(
+                    403, "pages of other sites may not ask here. Fix: use this server's own page",
+                    "cross_site",
+                )  # fmt: skip
             scope.setdefault("state", {})["scope"] = self._check_key(headers, scope["path"])
             body = await self._body(scope, headers, receive, hold)
             await self._app(scope, _replayed(body, receive), answer)
@@ -92,7 +98,12 @@ class Gate:
             return ""
         given = headers.get(b"authorization", b"")
         scheme, _, key = given.partition(b" ")
-        key = key.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
+        if scheme.lower() == b"bearer":
+            key = key.strip()
+        elif scheme.lower() == b"basic":  # what browsers ask their users for, for the page
+            key = _password(key)
+        else:
+            key = headers.get(b"x-api-key", b"")
         matches = [hmac.compare_digest(key, known) for known in self._keys]
         if not any(matches):
             raise ApiError(
@@ -177,13 +188,20 @@ class _Answer:
         if error.status in (408, 413, 429):
             headers["connection"] = "close"
         if error.status == 401:
-            headers["www-authenticate"] = "Bearer"
+            headers["www-authenticate"] = 'Basic realm="the API key as the password"'
         if error.status in (400, 413):
             headers["x-should-retry"] = "false"
         encoded = [(k.encode(), v.encode()) for k, v in (headers | error.headers).items()]
         with suppress(_Slow):
             await self({"type": "http.response.start", "status": error.status, "headers": encoded})
             await self({"type": "http.response.body", "body": body})
+
+
+def _password(basic: bytes) -> bytes:
+    try:
+        return base64.b64decode(basic, validate=True).partition(b":")[2]
+    except ValueError:
+        return b""
 
 
 def _is_address(host: str) -> bool:

@@ -11,7 +11,7 @@ def ume_commands() -> list[CommandSpec]:
     return [
         CommandSpec(
             "serve",
-            "serve a model over HTTP",
+            "serve a model, or an index with a search page, over HTTP",
             "ume_server.commands.serve:arguments",
             "ume_server.commands.serve:run",
         ),

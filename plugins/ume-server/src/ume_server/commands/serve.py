@@ -19,6 +19,7 @@ from ume_r1.commands.common import model_arguments, named_engine, named_model, o
 from ume_r1.loading import load
 from ume_r1.settings import DEFAULT_MODEL
 from ume_server.app import create_app
+from ume_server.search.routes import SearchPage
 from ume_server.server import listen, serve
 from ume_server.settings import SERVER_LIMITS, Settings
 from ume_server.wire.ask import Served
@@ -31,6 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "served", nargs="?", metavar="MODEL", help=f"as --model (default: {DEFAULT_MODEL})"
     )
+    parser.add_argument("--index", type=Path, help="serve a search page over this index too")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
     parser.add_argument(
@@ -65,20 +67,31 @@ def run(args: argparse.Namespace) -> int:
         ) from error
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     with sock:
-        model = _load(args, settings)
+        model, page = _load(args, settings)
         name = args.served_name or model.signature("disc").model
         served = Served(name, tuple(m for m in MODES if m in model.modes), model.dimensions)
         session = open_session(model)
-        app, service = create_app(session, served, model.signature("disc"), settings)
-        _announce(sock, settings, served)
+        app, service = create_app(
+            session,
+            served,
+            model.signature("disc"),
+            settings,
+            add=page.add if page is not None else None,
+        )
+        _announce(sock, settings, served, page=page is not None)
         serve(app, service, session, sock)
     return 0
 
 
-def _load(args: argparse.Namespace, settings: Settings) -> Embedder:
+def _load(args: argparse.Namespace, settings: Settings) -> tuple[Embedder, SearchPage | None]:
+    """The model, and the page if an index is served: then the model is the index's."""
     policy = Policy(files=False, urls=bool(settings.url_hosts), hosts=settings.url_hosts or None)
     options = options_from(args) | {"policy": policy, "limits": settings.limits}
-    return load(args.served or named_model(args), engine=named_engine(args), **options)
+    if args.index is None:
+        model = args.served or named_model(args)
+        return load(model, engine=named_engine(args), **options), None
+    page = SearchPage.open(args.index)
+    return page.load_model(args.served or args.model, args.engine or "auto", options), page
 
 
 def read_keys(path: Path) -> tuple[str, ...]:
@@ -118,10 +131,12 @@ def _settings(args: argparse.Namespace, keys: tuple[str, ...]) -> Settings:
     return settings
 
 
-def _announce(sock: socket.socket, settings: Settings, served: Served) -> None:
+def _announce(sock: socket.socket, settings: Settings, served: Served, *, page: bool) -> None:
     host, port = sock.getsockname()[:2]
     address = f"[{host}]" if ":" in host else host
     print(f"serving {', '.join(served.names)} on http://{address}:{port}/v1")
+    if page:
+        print(f"search page: http://{address}:{port}/")
     if not settings.keys and not ip_address(host).is_loopback:
         print(
             "ume: everybody who reaches this address may ask. Fix: pass --api-key-file",

@@ -1,0 +1,1 @@
+"""The search page over an index."""
