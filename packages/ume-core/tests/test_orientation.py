@@ -22,7 +22,7 @@ from PIL import Image as PILImage
 from ume_core import LimitExceeded, Limits, MediaError, Policy
 from ume_core.fetch import Access
 from ume_core.items import Image, Video
-from ume_core.media import load_video, open_image, open_picture
+from ume_core.media import load_video, open_image, open_picture, pictures
 from ume_qwen.patches import PatchConfig, Patchifier
 
 Difference = Callable[[PILImage.Image, PILImage.Image], float]
@@ -434,3 +434,39 @@ def test_a_song_with_a_cover_is_no_video(scene: PILImage.Image, tmp_path: Path) 
     path = _with_cover(tmp_path / "song.mp4", scene, clip=False)
     with pytest.raises(MediaError, match="only a cover picture"):
         load_video(Video(path), Access())
+
+
+@pytest.mark.parametrize("orientation", [1, 6, 8])
+def test_a_phones_heic_is_upright(orientation: int) -> None:
+    heif: Any = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    upright = PILImage.new("RGB", (64, 96), "white")
+    upright.paste("red", (0, 0, 64, 30))
+    turned = STORED.get(orientation)
+    stored = upright if turned is None else upright.transpose(turned)
+    exif = PILImage.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    buffer = io.BytesIO()
+    stored.save(buffer, "HEIF", quality=95, exif=exif.tobytes())
+    seen = open_image(Image(buffer.getvalue()), Access())
+    assert seen.size == (64, 96)
+    np.testing.assert_allclose(np.asarray(seen.resize((1, 8)))[0, 0], (255, 0, 0), atol=8)
+    np.testing.assert_allclose(np.asarray(seen.resize((1, 8)))[-1, 0], (255, 255, 255), atol=8)
+
+
+def test_heic_without_its_decoder_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "_known_formats", lambda: ("PNG",))
+    data = bytes.fromhex("0000001c66747970686569630000000068656963") + bytes(40)
+    with pytest.raises(MediaError, match=r"is HEIC, which needs pillow-heif\. Fix: pip install"):
+        open_image(Image(data), Access())
+
+
+def test_a_heic_bomb_and_a_cut_heic_are_refused() -> None:
+    heif: Any = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    buffer = io.BytesIO()
+    PILImage.new("RGB", (640, 480), "red").save(buffer, "HEIF")
+    with pytest.raises(LimitExceeded, match="image_pixels"):
+        open_image(Image(buffer.getvalue()), Access(limits=Limits(image_pixels=1000)))
+    with pytest.raises(MediaError):
+        open_image(Image(buffer.getvalue()[:-60]), Access())

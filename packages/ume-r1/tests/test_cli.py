@@ -86,7 +86,9 @@ def test_every_command_has_help_with_examples_that_parse(
     assert all(f"  {name} " in overview for name in registry().commands)
     with pytest.raises(SystemExit) as ended:
         main(["help", "search"])
-    assert ended.value.code == 0 and "xargs -0" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert ended.value.code == 0 and "xargs -0" in shown
+    assert shown.startswith("usage: ume search INDEX [WORDS ...] [OPTIONS]\n")
 
 
 def plugged_arguments(parser: argparse.ArgumentParser) -> None:

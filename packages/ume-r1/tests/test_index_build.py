@@ -460,12 +460,12 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
 def test_kinds_that_are_not_read_are_counted_with_the_fix(
     folder: Path, run: Run, tmp_path: Path
 ) -> None:
-    for name in ("1.HEIC", "2.heic", "x.svg", "x.pdf", "odd.dat"):
+    for name in ("1.PSD", "2.psd", "x.svg", "x.pdf", "odd.dat"):
         (folder / name).write_bytes(b"x")
     picture(8).save(folder / "browser.jfif", "JPEG")
     status, out, err = run("index", folder, "--to", tmp_path / "index", "--strict")
     assert status == 1 and "7 items" in out
-    assert "left out 2 .heic files. Fix: convert them to JPEG" in err
+    assert "left out 2 .psd files. Fix: convert them to JPEG" in err
     assert ".svg" in err and ".pdf" in err and ".dat: 1" in err
     for path in folder.glob("*.*"):
         if path.suffix not in (".jfif", ".dat"):

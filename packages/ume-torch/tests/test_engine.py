@@ -203,8 +203,8 @@ def test_a_checkpoint_without_the_tokens_or_with_damaged_weights_is_refused(
 @pytest.mark.parametrize(
     "wrong",
     [{"device": "tpu9"}, {"device": "mps"}, {"dtype": "int3"}, {"attention": "magic"},
-     {"prompt": "x"}, {"text_only": "x"}, {"media_order": "x"}, {"conventions": "x"}, {"frame_lists": "x"},
-     {"min_pixels": 0}, {"max_pixels": 10}, {"no_such": 1}, {"engine": "x"}],
+     {"prompt": "x"}, {"text_only": "x"}, {"media_order": "x"}, {"conventions": "x"},
+     {"frame_lists": "x"}, {"min_pixels": 0}, {"max_pixels": 10}, {"no_such": 1}, {"engine": "x"}],
     ids=str,
 )  # fmt: skip
 def test_wrong_options_list_the_right_ones(wrong: dict[str, Any]) -> None:

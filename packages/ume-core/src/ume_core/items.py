@@ -32,7 +32,7 @@ Array: TypeAlias = npt.NDArray[Any]
 MediaSource: TypeAlias = "str | Path | bytes | PILImage.Image | Array"
 
 IMAGE_SUFFIXES = frozenset(
-    ".png .jpg .jpeg .jfif .webp .gif .bmp .tif .tiff .ppm .pgm .avif".split()
+    ".png .jpg .jpeg .jfif .webp .gif .bmp .tif .tiff .ppm .pgm .avif .heic .heif .hif".split()
 )
 VIDEO_SUFFIXES = frozenset(
     [".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ogv"]

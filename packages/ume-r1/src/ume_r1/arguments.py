@@ -83,7 +83,7 @@ class Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         """argparse's, with the usage on one line."""
-        self.usage = self.one_line()
+        self.usage = self._line or self.one_line()
         return super().format_help()
 
     def error(self, message: str) -> NoReturn:

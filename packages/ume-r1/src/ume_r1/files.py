@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path, PurePath
 
 from ume_core.errors import InvalidItem, MediaError
@@ -11,12 +13,14 @@ from ume_core.items import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Image, Item, Text, Vi
 from ume_core.limits import Limits
 from ume_r1.output import printable
 
+HEIF_SUFFIXES = frozenset((".heic", ".heif", ".hif"))
 TEXT_SUFFIXES = frozenset((".txt", ".md"))
 _UTF8_BYTES = 4  # most bytes one character takes (RFC 3629)
 
 # Files a person expects to find again, but which no decoder here reads: suffixes and the fix.
 _UNREAD: tuple[tuple[str, str], ...] = (
-    (".heic .heif .hif .jxl .jp2 .j2k .psd .xcf .tga .ico", "convert them to JPEG or PNG"),
+    (".heic .heif .hif", "pip install pillow-heif, and run again"),
+    (".jxl .jp2 .j2k .psd .xcf .tga .ico", "convert them to JPEG or PNG"),
     (".cr2 .cr3 .nef .arw .dng .orf .rw2 .raf .pef .srw", "export them as JPEG"),
     (".svg .svgz .ai .eps .ps", "render them to PNG"),
     (".pdf .djvu", "render their pages to PNG, or save their text as .txt"),
@@ -57,9 +61,16 @@ def left_out(unread: Counter[str]) -> tuple[list[str], bool]:
     return lines, bool(known)
 
 
+@lru_cache(maxsize=1)
+def _reads_heif() -> bool:
+    return find_spec("pillow_heif") is not None
+
+
 def kind_of(path: PurePath) -> str | None:
     """`image`, `video` or `text`, told by the suffix; None for a file that is not embedded."""
     suffix = path.suffix.lower()
+    if suffix in HEIF_SUFFIXES and not _reads_heif():
+        return None
     if suffix in IMAGE_SUFFIXES:
         return "image"
     if suffix in VIDEO_SUFFIXES:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from threading import Lock
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image as PILImage
@@ -24,7 +26,9 @@ from ume_core.media.pixels import Picture, as_seen, exif_orientation, swapped
 Draft: TypeAlias = Callable[[tuple[int, int]], tuple[int, int]]
 
 # What is decoded, by Pillow's names. It knows formats that run programs (EPS starts Ghostscript).
-_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "HEIF")
+# Behind the size of the first box, ISO/IEC 23008-12: what phones write.
+_HEIF = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1"))
 # A picture its owner opened lazily is read on first use, which two threads must not do at once.
 _LAZY_PIL, _PILLOW = Lock(), Lock()
 
@@ -89,8 +93,11 @@ def _check_readable(source: object) -> None:
 
 @lru_cache(maxsize=1)
 def _known_formats() -> tuple[str, ...]:
-    """The formats this build of Pillow has (AVIF is not in all)."""
+    """The formats this build of Pillow has (AVIF is not in all), and pillow-heif's with it."""
     PILImage.init()
+    with suppress(ImportError):
+        heif: Any = import_module("pillow_heif")
+        heif.register_heif_opener()
     return tuple(f for f in _FORMATS if f in PILImage.OPEN)
 
 
@@ -103,6 +110,10 @@ def _opened(data: bytes, name: str) -> PILImage.Image:
         try:
             return PILImage.open(io.BytesIO(data), formats=_known_formats())
         except UnidentifiedImageError as error:
+            if data[4:12] in _HEIF and "HEIF" not in _known_formats():
+                raise MediaError(
+                    f"{name} is HEIC, which needs pillow-heif", fix="pip install pillow-heif"
+                ) from error
             raise MediaError(
                 f"{name} is not an image Pillow can read", fix="convert it to PNG or JPEG"
             ) from error
