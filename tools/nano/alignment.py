@@ -44,14 +44,14 @@ def tune(start: Path, out: Path, steps: int, seed: int, align: float) -> Path:
     return out / "model"
 
 
-def measure(model: Path) -> dict[str, Any]:
-    """Recall at 5 in percent, and hits by query for paired comparisons."""
+def measure(model: Path, most: int) -> dict[str, Any]:
+    """Recall at 5 in percent among `most` concepts, and hits by query for paired comparisons."""
     evaluation = Evaluation(TorchEmbedder(model), load_sprites(CACHE), gen=True)
     concepts = np.random.default_rng(0).permutation(evaluation.pools["seen"])
-    half = len(concepts) // 2
+    half = min(most, len(concepts) // 2)
     fit = _vectors(evaluation, concepts[:half], SEEN_STYLE)
-    test = _vectors(evaluation, concepts[half:], UNSEEN_STYLE)
-    found: dict[str, Any] = {"model": str(model), "pool": len(concepts) - half}
+    test = _vectors(evaluation, concepts[-half:], UNSEEN_STYLE)
+    found: dict[str, Any] = {"model": str(model), "pool": half}
     for control in ("none", "centred", "rotated"):
         vectors = _changed(fit, test, control)
         for pair in ("dd", "gg", "gd", "dg"):
@@ -110,6 +110,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, action="append", required=True)
     parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--pool", type=int, default=875, help="concepts of the pool, and of the fit"
+    )
     parser.add_argument("--train", type=int, metavar="STEPS")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--align", type=float, default=0.0)
@@ -119,7 +122,7 @@ def main() -> None:
     models: list[Path] = args.model
     if args.train:
         models = [tune(models[0], args.out, args.train, args.seed, args.align)]
-    found = [measure(m) for m in models]
+    found = [measure(m, args.pool) for m in models]
     for one in found:
         print(json.dumps({k: v for k, v in one.items() if k != "hits"}, indent=1))
     if args.json is not None:

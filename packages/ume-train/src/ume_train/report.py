@@ -28,18 +28,18 @@ def write_report(run: Path, stage: str) -> Path:
     names = [n for n in _FIRST if n in names] + [n for n in names if n not in (*_FIRST, "step")]
     plots = {name: curve(name, *_points(rows, name)) for name in names}
     samples = run / "samples.txt"
-    environment = Environment(
-        loader=PackageLoader("ume_train"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    page = environment.get_template("run.html").render(
-        title=f"{stage}: {run.name}",
-        steps=rows[-1]["step"] if rows else 0,
-        hours=sum(float(r.get("seconds", 0)) for r in rows) / 3600,
-        last=rows[-1] if rows else {},
-        plots=plots,
-        config=(run / "config.yaml").read_text("utf-8"),
-        samples=samples.read_text("utf-8")[-6000:] if samples.is_file() else "",
+    page = (
+        _environment()
+        .get_template("run.html")
+        .render(
+            title=f"{stage}: {run.name}",
+            steps=rows[-1]["step"] if rows else 0,
+            hours=sum(float(r.get("seconds", 0)) for r in rows) / 3600,
+            last=rows[-1] if rows else {},
+            plots=plots,
+            config=(run / "config.yaml").read_text("utf-8"),
+            samples=samples.read_text("utf-8")[-6000:] if samples.is_file() else "",
+        )
     )
     path = run / "report.html"
     path.write_text(page, "utf-8")
@@ -72,3 +72,27 @@ def curve(name: str, steps: Sequence[int], values: Sequence[float]) -> str:
 def _points(rows: Sequence[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
     found = [(int(r["step"]), float(r[name])) for r in rows if name in r]
     return [s for s, _ in found], [v for _, v in found]
+
+
+def write_filter_report(
+    path: Path, summary: Sequence[dict[str, Any]], verdicts: Sequence[Any]
+) -> Path:
+    """A page about `ume train filter`: counts by data set, and the worst pairs; returns it."""
+
+    def worst(verdict: Any) -> float:
+        return min(
+            verdict.query_positive - verdict.query_negative,
+            verdict.target_positive - verdict.target_negative,
+        )
+
+    shown = sorted((v for v in verdicts if not v.kept), key=worst)[:200]
+    page = _environment().get_template("filter.html").render(summary=summary, worst=shown)
+    path.write_text(page, "utf-8")
+    return path
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("ume_train"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip

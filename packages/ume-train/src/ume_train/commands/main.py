@@ -8,6 +8,7 @@ from importlib import import_module
 _SUBCOMMANDS = {
     "sft": "supervised fine-tuning of disc, gen and the thinking",
     "grpo": "reinforce the thinking by what its vector retrieves",
+    "filter": "leave out pairs whose thinking helps hard negatives more than the positive",
     "scale": "print the path of an accelerate configuration: ddp, fsdp2, zero3",
 }
 

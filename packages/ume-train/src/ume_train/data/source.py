@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,14 +122,29 @@ class FileSource:
     def batch(self, step: int) -> PairBatch:
         """The pairs of batch `step`."""
         rows = self.order.rows(step)
-        pairs = [self._pair(int(row)) for row in rows]
+        pairs = [self.pair(int(row)) for row in rows]
         sets = {self.names[d] for d in self._datasets[rows]}
         return PairBatch(
             [q for q, _ in pairs], [p for _, p in pairs], gen=True,
             dataset=sets.pop() if len(sets) == 1 else "mixed",
         )  # fmt: skip
 
-    def _pair(self, row: int) -> tuple[Example, Example]:
+    def in_groups(self, size: int) -> Iterator[tuple[str, list[int]]]:
+        """All rows once, of one data set together, at most `size` at a time, with its name."""
+        for number, name in enumerate(self.names):
+            rows = np.flatnonzero(self._datasets == number).tolist()
+            for start in range(0, len(rows), size):
+                yield name, rows[start : start + size]
+
+    def text(self, row: int) -> str:
+        """A record as its file has it."""
+        start, length = int(self._starts[row]), int(self._bytes[row])
+        with self.data.files[self._files[row]].path.open("rb") as handle:
+            handle.seek(start)
+            return handle.read(length).decode()
+
+    def pair(self, row: int) -> tuple[Example, Example]:
+        """Both sides of a record."""
         file = self.data.files[self._files[row]]
         record = read_record(file.path, int(self._starts[row]), int(self._bytes[row]))
         place = f"{file.path}, record {int(self._numbers[row])}"
