@@ -242,37 +242,47 @@ def main() -> int:
     args = parser.parse_args()
     start()
     began, bad, counts = time.monotonic(), [], Counter[str]()
+    rng = random.Random(args.seed)
+    stopped = False
     with tempfile.TemporaryDirectory(prefix="ume-faults-") as folder:
         place = Path(folder)
         index = place / "index"
-        for group, name, work in cases(make(place), index, args.every, random.Random(args.seed)):
-            if args.only and args.only not in name:
-                continue
-            counts[group] += 1
-            if counts.total() % 200 == 0:
-                print(f"{counts.total()} cases ...", file=sys.stderr, flush=True)
-            wrong = work()
-            if wrong:
-                bad.append({"case": name, "wrong": wrong})
-                print(f"{name}\n  " + "\n  ".join(wrong), flush=True)
+        try:
+            for group, name, work in cases(make(place), index, args.every, rng):
+                if args.only and args.only not in name:
+                    continue
+                if counts.total() and counts.total() % 200 == 0:
+                    print(f"{counts.total()} cases ...", file=sys.stderr, flush=True)
+                wrong = work()
+                counts[group] += 1
+                if wrong:
+                    bad.append({"case": name, "wrong": wrong})
+                    print(f"{name}\n  " + "\n  ".join(wrong), flush=True)
+        except KeyboardInterrupt:  # what was tried is reported all the same
+            stopped = True
     seconds = time.monotonic() - began
     print(f"{counts.total()} cases in {seconds:.0f} s, {len(bad)} wrong: {dict(counts)}")
     if args.report:
-        _write(args.report, counts, bad, seconds)
+        _write(args.report, counts, bad, seconds, stopped)
     return 1 if bad else 0
 
 
-def _write(name: str, counts: Counter[str], bad: list[object], seconds: float) -> None:
+def _write(
+    name: str, counts: Counter[str], bad: list[object], seconds: float, stopped: bool
+) -> None:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
     command = "python -m tools.faults " + " ".join(sys.argv[1:])
     REPORTS.mkdir(exist_ok=True)
-    stored = {"command": command, "commit": commit, "cases": counts, "wrong": bad}
+    stored = {
+        "command": command, "commit": commit, "stopped": stopped, "cases": counts, "wrong": bad,
+    }  # fmt: skip
     (REPORTS / f"{name}.json").write_text(json.dumps(stored, indent=1) + "\n")
     rows = "\n".join(f"| {group} | {count} |" for group, count in counts.items())
     (REPORTS / f"{name}.md").write_text(
-        f"# Faults against the index\n\n`{command}` at {commit}, {seconds:.0f} s.\n\n"
+        f"# Faults against the index\n\n`{command}` at {commit}, {seconds:.0f} s"
+        f"{', stopped before its end' if stopped else ''}.\n\n"
         f"| fault | cases |\n|---|---|\n{rows}\n| **all** | **{counts.total()}** |\n\n"
         f"Lost, wrong or left behind: **{len(bad)}**.\n"
     )
