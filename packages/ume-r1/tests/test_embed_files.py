@@ -186,7 +186,7 @@ def test_another_model_does_not_go_on_with_foreign_rows(
 
 
 def test_control_c_in_a_real_run_keeps_what_is_done(tmp_path: Path) -> None:
-    for number in range(1500):
+    for number in range(600):
         picture(number).save(tmp_path / f"{number:04}.png")
     out = tmp_path / "out.parquet"
     command = [sys.executable, "-m", "ume_r1", "embed", str(tmp_path), "--out", str(out)]
@@ -201,4 +201,4 @@ def test_control_c_in_a_real_run_keeps_what_is_done(tmp_path: Path) -> None:
         pytest.skip("it was done before it was interrupted")
     assert process.returncode == 130 and "the same command goes on" in error
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=True)
-    assert "items were done" in done.stderr and pq.read_table(out).num_rows == 1500
+    assert "items were done" in done.stderr and pq.read_table(out).num_rows == 600

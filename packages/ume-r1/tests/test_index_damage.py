@@ -324,7 +324,8 @@ def test_an_index_can_be_searched_from_the_moment_it_is_described(
     folder: Path, run: Run, create: Create, tmp_path: Path
 ) -> None:
     create(folder)  # and killed before the first row
-    assert run("search", tmp_path / "index", "text 3") == (0, "", "")
+    said = "ume: nothing in the index fits\n"
+    assert run("search", tmp_path / "index", "text 3") == (0, "", said)
 
 
 def test_other_files_are_never_written_over(folder: Path, run: Run, tmp_path: Path) -> None:

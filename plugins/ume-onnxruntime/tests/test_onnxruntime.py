@@ -281,9 +281,11 @@ def test_gen_is_refused_with_the_engine_that_has_it(exported: Path) -> None:
         create(exported).embed(["a"], mode="gen")
 
 
-def test_what_is_no_export_says_how_to_make_one(exported: Path, tmp_path: Path) -> None:
+def test_what_is_no_export_says_how_to_make_one(
+    exported: Path, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
     with pytest.raises(CheckpointError, match="ume export"):
-        ume_core.load("ume-nano", engine="onnxruntime")
+        ume_core.load(checkpoint("qwen2_vl"), engine="onnxruntime")
     with pytest.raises(CheckpointError, match="ume export"):
         create("zhibinlan/UME-R1-2B")
     for number, change in enumerate(
