@@ -363,6 +363,18 @@ def test_an_index_of_another_format_is_refused_and_rebuilt_on_request(
     assert not (index / "lance" / "items.lance").exists()
 
 
+def test_rows_without_their_description_are_not_embedded_anew_by_another_model(
+    folder: Path, run: Run, tmp_path: Path, loads: list[dict[str, Any]]
+) -> None:
+    index = tmp_path / "index"
+    assert run("index", folder, "--to", index, "--model", "ume-r1-2b", "--engine", "mine")[0] == 0
+    (index / "ume-index.json").unlink()
+    status, _, err = run("index", folder, "--to", index)
+    assert status == 2 and "ume-index.json is gone" in err and "--rebuild" in err
+    assert len(loads) == 1  # no other model was loaded for it
+    assert run("index", folder, "--to", index, "--rebuild", "--model", "ume-r1-2b")[0] == 0
+
+
 def test_rebuild_keeps_the_model_and_its_options(
     folder: Path, run: Run, tmp_path: Path, loads: list[dict[str, Any]]
 ) -> None:

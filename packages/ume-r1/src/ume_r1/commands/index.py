@@ -86,7 +86,7 @@ def _open_or_create(args: argparse.Namespace, folder: Path) -> tuple[Index, Embe
     """The index to update, and the model if it had to be loaded for that."""
     asked = Asked(args.model, args.engine or "auto", options_from(args, new=False))
     mode = args.mode
-    check_target(args.to)
+    check_target(args.to, rebuild=args.rebuild)
     if has_index(args.to) and not args.rebuild:
         store = Index(args.to, read_description(args.to))
         check_asked(args.to, store.description, asked, mode)

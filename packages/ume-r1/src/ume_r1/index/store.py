@@ -30,7 +30,7 @@ from ume_r1.index.options import Asked
 from ume_r1.index.rows import Narrow
 from ume_r1.index.seal import damaged_files
 from ume_r1.index.snapshot import Snapshot, known_rows
-from ume_r1.index.table import FOLDER, Table, table_folder, table_numbers
+from ume_r1.index.table import FOLDER, Table, has_rows, table_folder, table_numbers
 
 _LOCK = ".lock"
 TEMPORARY = tuple(
@@ -100,7 +100,7 @@ class Index:
             SignatureMismatch: it holds vectors of another model, mode or setting.
             InvalidOption: it indexes another folder, or other files are in the way.
         """
-        check_target(directory)
+        check_target(directory, rebuild=rebuild)
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -313,11 +313,16 @@ def is_there(path: Path) -> bool:
     return True
 
 
-def check_target(directory: Path) -> None:
-    """Refuse to put an index where other files are.
+def check_target(directory: Path, *, rebuild: bool = False) -> None:
+    """Refuse to put an index where other files are, or rows whose description is gone.
+
+    Args:
+        directory: of the index.
+        rebuild: rows that are there do not count.
 
     Raises:
         InvalidOption: with the fix.
+        DamagedIndex: nothing says any more which model made the rows.
     """
     if directory.is_file():
         raise InvalidOption(f"{directory} is a file", fix="choose another --to")
@@ -325,6 +330,12 @@ def check_target(directory: Path) -> None:
     if about_file.NAME not in names and names - _OURS:
         raise InvalidOption(
             f"{directory} holds other files ({min(names - _OURS)})", fix="choose another --to"
+        )
+    if about_file.NAME not in names and not rebuild and has_rows(directory):
+        raise DamagedIndex(
+            directory,
+            f"{about_file.NAME} is gone",
+            fix=f"ume index FOLDER --to {directory} --rebuild, with the --model and --mode it had",
         )
 
 

@@ -41,6 +41,12 @@ def table_numbers(directory: Path) -> list[int]:
     return [int(match[1]) for match in found if match]
 
 
+def has_rows(directory: Path) -> bool:
+    """Whether any table in an index directory has data files: more than a creation leaves."""
+    folders = (table_folder(directory, number) / "data" for number in table_numbers(directory))
+    return any(entries(folder) for folder in folders)
+
+
 def has_table(folder: Path) -> bool:
     """Whether a table was created there: its first commit was made."""
     return any(path.suffix == ".manifest" for path in entries(folder / "_versions"))
