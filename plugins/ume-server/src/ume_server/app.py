@@ -25,7 +25,7 @@ from ume_core.signature import Signature
 from ume_server import examples
 from ume_server.errors import ApiError, public
 from ume_server.middleware import Gate
-from ume_server.service import Answered, ClientGone, Service
+from ume_server.service import Answered, ClientGone, Service, nearby
 from ume_server.settings import Settings
 from ume_server.wire import cohere, openai, voyage
 from ume_server.wire.ask import Ask, Served, read_json
@@ -62,8 +62,9 @@ class Api:
     async def cohere(self, request: Request) -> Response:
         """Cohere's v2 embed."""
         values = await self._values(request)
-        ask, kinds = await asyncio.to_thread(
-            cohere.read_embed, values, self.service.served, self._reader
+        ask, kinds = await nearby(
+            request.state.size,
+            lambda: cohere.read_embed(values, self.service.served, self._reader),
         )
         found = (await self._answer(ask, request)).whole()
         texts = values.get("texts")
@@ -109,13 +110,16 @@ class Api:
                 503, "the server is stopping. Fix: ask again", "draining", retry_after=2.0
             )
         body = await request.body()
-        return await asyncio.to_thread(read_json, body, self.service.settings.depth)
+        values = await nearby(len(body), lambda: read_json(body, self.service.settings.depth))
+        request.state.size = len(body)
+        return values
 
     async def _read(
         self, request: Request, read: Callable[[dict[str, Any], Served, PartReader], Ask]
     ) -> Ask:
         values = await self._values(request)
-        return await asyncio.to_thread(read, values, self.service.served, self._reader)
+        served = self.service.served
+        return await nearby(request.state.size, lambda: read(values, served, self._reader))
 
     async def _answer(self, ask: Ask, request: Request) -> Answered:
         async def gone() -> None:

@@ -106,8 +106,8 @@ class Server(uvicorn.Server):
         await asyncio.to_thread(self._session.close, drain=False)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """The one socket.
+def bind(host: str, port: int) -> socket.socket:
+    """The one socket; it listens when the server runs, so that nobody waits for a model to load.
 
     Raises:
         OSError: the address is in use, or not this machine's.
@@ -117,7 +117,6 @@ def listen(host: str, port: int) -> socket.socket:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((host, port))
-        sock.listen(1024)
     except BaseException:
         sock.close()
         raise

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ume_core.errors import UmeError
 from ume_core.items import Item
@@ -20,6 +21,18 @@ from ume_server.wire.parts import fetches
 
 Outcome = Embedded | UmeError
 Gone = Callable[[], Awaitable[None]]
+T = TypeVar("T")
+
+
+_SMALL = 64 * 1024  # bytes that are read sooner than a thread would take over
+
+
+async def nearby(size: int, work: Callable[[], T]) -> T:
+    """Do it here if it is small, else on a thread: base64 of megabytes must not stop the others.
+
+    A thread has to wait for the interpreter, which computes meanwhile: milliseconds each time.
+    """
+    return work() if size <= _SMALL else await asyncio.to_thread(work)
 
 
 class ClientGone(Exception):
@@ -78,7 +91,9 @@ class Service:
         Raises:
             ApiError: 413; 400 where items are bad and may not fail alone.
         """
-        weight = await asyncio.to_thread(weigh, ask.items, self.settings.limits.video_pixels)
+        media = sum(len(item.media) for item in ask.items if isinstance(item, Item))
+        size = _SMALL + 1 if media else len(ask.items)  # headers of media are looked at
+        weight = await nearby(size, lambda: weigh(ask.items, self.settings.limits.video_pixels))
         check_request(ask, weight, self.settings)
         if not ask.record_errors:
             for index, item in enumerate(ask.items):

@@ -15,7 +15,7 @@ import numpy as np
 from ume_core.embedder import Embedder
 from ume_core.session import Session, open_session
 from ume_server.app import create_app
-from ume_server.server import Server, listen, serve
+from ume_server.server import Server, bind, serve
 from ume_server.service import Service
 from ume_server.settings import Settings
 from ume_server.wire.ask import Served
@@ -77,7 +77,7 @@ def running(model: Embedder, settings: Settings, add: Any = None) -> Iterator[Ru
     session = open_session(model)
     served = Served(MODEL, ("disc", "gen", "both"), model.dimensions)
     app, service = create_app(session, served, model.signature("disc"), settings, add=add)
-    sock = listen("127.0.0.1", 0)
+    sock = bind("127.0.0.1", 0)
     port = sock.getsockname()[1]
     begun: list[Server] = []
     thread = threading.Thread(target=serve, args=(app, service, session, sock, begun.append))

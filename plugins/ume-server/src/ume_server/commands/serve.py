@@ -20,10 +20,12 @@ from ume_r1.loading import load
 from ume_r1.settings import DEFAULT_MODEL
 from ume_server.app import create_app
 from ume_server.search.routes import SearchPage
-from ume_server.server import listen, serve
+from ume_server.server import bind, serve
 from ume_server.settings import SERVER_LIMITS, Settings
 from ume_server.wire.ask import Served
 
+# Requests are read while a thread computes: they wait for the interpreter no longer than this.
+_SWITCH_SECONDS = 0.001
 _LEAST_KEY = 16  # characters: what can be guessed is no key
 
 
@@ -59,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     keys = read_keys(args.api_key_file) if args.api_key_file else ()
     settings = _settings(args, keys)
     try:
-        sock = listen(args.host, args.port)
+        sock = bind(args.host, args.port)
     except OSError as error:
         raise InvalidOption(
             f"cannot listen on {args.host}:{args.port}: {error.strerror or error}",
@@ -71,6 +73,9 @@ def run(args: argparse.Namespace) -> int:
         name = args.served_name or model.signature("disc").model
         served = Served(name, tuple(m for m in MODES if m in model.modes), model.dimensions)
         session = open_session(model)
+        # An engine may be loaded at its first item, and computes its first one slowly.
+        for mode in served.modes:
+            session.submit("warm", mode=mode, max_new_tokens=None if mode == "disc" else 1).result()
         app, service = create_app(
             session,
             served,
@@ -78,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
             settings,
             add=page.add if page is not None else None,
         )
+        sys.setswitchinterval(_SWITCH_SECONDS)
         _announce(sock, settings, served, page=page is not None)
         serve(app, service, session, sock)
     return 0

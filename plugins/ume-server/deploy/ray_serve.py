@@ -1,0 +1,41 @@
+"""The same application in Ray Serve: replicas with an engine each, every one batching for itself.
+
+    pip install 'ray[serve]' and: serve run ray_serve:app
+
+Not run here. Ray's own batching is not used: a replica's session packs by tokens and lets rows join
+a running batch, which `@serve.batch` cannot.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import serve  # pyright: ignore[reportMissingImports]
+
+import ume_core
+from ume_core.limits import Policy
+from ume_core.session import open_session
+from ume_server.app import create_app
+from ume_server.settings import SERVER_LIMITS, Settings
+from ume_server.wire.ask import Served
+
+
+def build() -> Any:
+    """A replica's application; Ray calls it in the replica's process."""
+    model = ume_core.load("ume-nano", policy=Policy.closed(), limits=SERVER_LIMITS)
+    served = Served("ume-nano", ("disc", "gen", "both"), model.dimensions)
+    app, _ = create_app(open_session(model), served, model.signature("disc"), Settings())
+    return app
+
+
+@serve.ingress(build)
+class Embeddings:
+    """One replica."""
+
+
+app = serve.deployment(
+    Embeddings,
+    max_ongoing_requests=256,
+    max_queued_requests=256,
+    autoscaling_config={"min_replicas": 1, "max_replicas": 4, "target_ongoing_requests": 64},
+).bind()

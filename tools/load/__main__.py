@@ -1,0 +1,260 @@
+"""Load and faults on `ume serve`, beside the server one writes first.
+
+    python -m tools.load [--requests 50000] [--minutes 15] [--side 1500] [--out tools/load/report]
+
+Runs on loopback and ends: every phase has a number of requests. Each answer is compared with the
+vector `embed` gave the same item; the report says how many were wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import io
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image as PILImage
+
+import ume_core
+from tools.load.client import Case, Tally, drive
+from tools.load.report import write
+from tools.load.servers import NAIVE, OURS, Served, processor, served
+from ume_core.items import Image
+
+WORDS = "red apple dog bus house tree cat moon ship bread camera castle left of above on a".split()
+CLIENTS = 32
+GEN_TOKENS = 24
+_SAMPLES = 50  # measurements of memory over the mixed run
+
+
+def main() -> None:
+    """Run all phases and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=50_000, help="of the mixed run")
+    parser.add_argument("--minutes", type=float, default=15.0, help="most of the mixed run")
+    parser.add_argument("--side", type=int, default=1500, help="of each side-by-side run")
+    parser.add_argument("--out", type=Path, default=Path("tools/load/report"))
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    log = args.out / "servers.log"
+    log.unlink(missing_ok=True)
+    print("offline vectors ...", flush=True)
+    model = ume_core.load("ume-nano", engine="torch", device="cpu", dtype="float32")
+    found: dict[str, Any] = {
+        "machine": processor(),
+        "busy": os.getloadavg()[0],
+        "arguments": vars(args) | {"out": ""},
+    }
+    texts = phrases(args.side)
+    disc = [Case("disc", body(input=t), v) for t, v in zip(texts, embed(model, texts), strict=True)]
+    some = texts[: max(40, args.side // 10)]
+    gens = embed(model, some, mode="gen", max_new_tokens=GEN_TOKENS)
+    gen = [
+        Case("gen", body(input=t, mode="gen", max_new_tokens=GEN_TOKENS), v)
+        for t, v in zip(some, gens, strict=True)
+    ]
+    mixed = mixture(model)
+    found["side"] = {"naive": beside(log, NAIVE, disc, gen), "ours": beside(log, OURS, disc, gen)}
+    with served(log, *OURS) as server:
+        found["interference"] = interference(server, disc, gen)
+        found["mixed"] = whole(server, mixed, args.requests, args.minutes)
+        found["faults"] = faults(server, disc)
+    found["kill"] = kill(log, disc, gen)
+    write(args.out, found)
+    wrong = sum(part.get("wrong", 0) for part in parts(found))
+    print(f"{wrong} wrong answers; report in {args.out}")
+    sys.exit(1 if wrong else 0)
+
+
+def parts(found: Any) -> Iterator[dict[str, Any]]:
+    """All tallies of the report."""
+    if isinstance(found, dict):
+        if "wrong" in found:
+            yield found
+        for value in found.values():
+            yield from parts(value)
+
+
+def phrases(count: int) -> list[str]:
+    """Distinct texts of three to thirty words."""
+    rng = random.Random(0)
+    return [f"{n} " + " ".join(rng.choices(WORDS, k=rng.randint(2, 29))) for n in range(count)]
+
+
+def embed(model: Any, items: list[Any], mode: Any = "disc", **how: Any) -> Any:
+    """Offline vectors."""
+    return model.embed(items, mode=mode, **how).vectors("gen" if mode == "gen" else "disc")
+
+
+def body(**values: Any) -> bytes:
+    """A request's."""
+    return json.dumps(values).encode()
+
+
+def mixture(model: Any) -> list[Case]:
+    """Texts, pictures, both, gen and damaged media, with what each must give."""
+    rng, cases = np.random.default_rng(1), list[Case]()
+    texts = phrases(300)
+    encoding = {"encoding_format": "base64"}
+    for text, vector in zip(texts, embed(model, texts), strict=True):
+        cases.append(Case("text", body(input=text, **encoding), vector))
+    for number in range(40):
+        size = (int(rng.integers(28, 200)), int(rng.integers(28, 200)))
+        noise = rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+        out = io.BytesIO()
+        PILImage.fromarray(noise).resize(size).save(out, "PNG")
+        url = f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
+        picture = Image(out.getvalue())
+        cases.append(
+            Case("picture", body(input=[{"image": url}], **encoding), embed(model, [picture])[0])
+        )
+        both = model.embed([[picture, texts[number]]], mode="both", max_new_tokens=8)
+        item = [{"image": url}, {"text": texts[number]}]
+        made = body(input=[item], mode="both", max_new_tokens=8, **encoding)
+        cases.append(Case("picture and text, both", made, both.disc[0], both.gen[0]))
+        cut = f"data:image/png;base64,{base64.b64encode(out.getvalue()[:60]).decode()}"
+        cases.append(Case("damaged", body(input=[{"image": cut}]), status=400))
+    for text, vector in zip(
+        texts[:40], embed(model, texts[:40], mode="gen", max_new_tokens=8), strict=True
+    ):
+        cases.append(
+            Case("gen", body(input=text, mode="gen", max_new_tokens=8, **encoding), vector)
+        )
+    return cases
+
+
+def summary(tally: Tally, kind: str | None = None) -> dict[str, Any]:
+    """A tally in numbers."""
+    return {
+        "answers": tally.answers, "wrong": tally.wrong, "said": tally.said,
+        "retried": tally.retried, "seconds": round(tally.took, 2),
+        "per_second": round(tally.answers / tally.took, 1),
+        "tokens_per_second": round(tally.tokens / tally.took, 1),
+        "p50_ms": round(tally.percentile(50, kind), 1),
+        "p99_ms": round(tally.percentile(99, kind), 1),
+    }  # fmt: skip
+
+
+def beside(log: Path, command: tuple[str, ...], disc: list[Case], gen: list[Case]) -> Any:
+    """Throughput of disc and of gen, all clients at once."""
+    out: dict[str, Any] = {}
+    with served(log, *command) as server:
+        asyncio.run(drive(server.port, iter(disc[:50]), 8))  # warm
+        for name, cases in (("disc", disc), ("gen", gen)):
+            out[name] = summary(asyncio.run(drive(server.port, iter(cases), CLIENTS)))
+            print(f"{command[1]} {name}: {out[name]}", flush=True)
+    return out
+
+
+def interference(server: Served, disc: list[Case], gen: list[Case]) -> Any:
+    """Disc alone, and the same while gen keeps the server busy."""
+    long = [
+        Case("gen", body(input=json.loads(c.body)["input"], mode="gen", lane="bulk",
+                         max_new_tokens=100))
+        for c in gen
+    ]  # fmt: skip
+
+    async def both() -> tuple[Tally, Tally]:
+        stop = asyncio.Event()
+
+        def bulk() -> Iterator[Case]:
+            while not stop.is_set():
+                yield from long
+
+        background = asyncio.create_task(drive(server.port, bulk(), 16))
+        await asyncio.sleep(2)
+        measured = await drive(server.port, iter(disc[:600]), 2)
+        stop.set()
+        return measured, await background
+
+    alone = summary(asyncio.run(drive(server.port, iter(disc[:600]), 2)))
+    measured, background = asyncio.run(both())
+    out = {"alone": alone, "under_gen": summary(measured), "gen": summary(background)}
+    print(f"interference: {out}", flush=True)
+    return out
+
+
+def whole(server: Served, cases: list[Case], count: int, minutes: float) -> Any:
+    """The long run, memory measured on the way, with clients that vanish and read slowly."""
+    tally, rng = Tally(), random.Random(2)
+    memory: list[tuple[int, int]] = []
+    rate: list[tuple[float, int]] = []
+    began = time.perf_counter()
+
+    async def one(number: int) -> None:
+        vanishing = asyncio.create_task(vanish(server.port, cases, rng))
+        await drive(server.port, iter(rng.choices(cases, k=number)), CLIENTS, tally=tally)
+        await vanishing
+
+    while tally.answers < count and time.perf_counter() - began < 60 * minutes:
+        asyncio.run(one(max(1, min(count // _SAMPLES, count - tally.answers))))
+        memory.append((tally.answers, server.rss))
+        rate.append((time.perf_counter() - began, tally.answers))
+        if len(memory) % 5 == 0:
+            print(f"mixed: {tally.answers} of {count}, {tally.wrong} wrong, "
+                  f"{memory[-1][1] >> 20} MiB", flush=True)  # fmt: skip
+    kinds = {k: {"answers": len(v), "p50_ms": round(tally.percentile(50, k), 1),
+                 "p99_ms": round(tally.percentile(99, k), 1)}
+             for k, v in tally.seconds.items()}  # fmt: skip
+    return summary(tally) | {"kinds": kinds, "memory": memory, "rate": rate}
+
+
+async def vanish(port: int, cases: list[Case], rng: random.Random) -> None:
+    """Clients that hang up in the middle, and one that takes its answer byte by byte."""
+    for case in rng.choices(cases, k=5):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = (
+            f"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(case.body)}"
+        )
+        sent = case.body if rng.random() < 0.5 else case.body[: len(case.body) // 2]
+        writer.write(head.encode() + b"\r\n\r\n" + sent)
+        await writer.drain()
+        await asyncio.sleep(rng.random() * 0.02)
+        if rng.random() < 0.2:
+            await reader.read(1)
+        writer.close()
+
+
+def faults(server: Served, disc: list[Case]) -> Any:
+    """After all that, the server still answers, and holds nothing."""
+    last = asyncio.run(drive(server.port, iter(disc[:200]), 4))
+    return summary(last)
+
+
+def kill(log: Path, disc: list[Case], gen: list[Case]) -> Any:
+    """kill -9 in the middle, a restart on the same port, and clients that ask again."""
+    rng = random.Random(3)
+    cases = rng.choices([*disc, *gen], k=1500)
+    tally = Tally()
+    with served(log, *OURS) as first:
+        port = first.port
+
+        async def dying() -> None:
+            sending = asyncio.create_task(drive(port, iter(cases), 16, patient=True, tally=tally))
+            while tally.answers < 300:
+                await asyncio.sleep(0.01)
+            first.kill()
+            await asyncio.to_thread(restarted, sending, port)
+
+        def restarted(sending: asyncio.Task[Tally], port: int) -> None:
+            with served(log, *OURS, port=port):
+                while not sending.done():
+                    time.sleep(0.05)
+
+        asyncio.run(dying())
+    out = summary(tally) | {"killed_after": 300}
+    print(f"kill -9: {out}", flush=True)
+    return out
+
+
+if __name__ == "__main__":
+    main()
