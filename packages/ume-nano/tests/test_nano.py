@@ -74,7 +74,8 @@ def test_its_graphs_give_the_vectors_of_its_weights() -> None:
     mixed = {"text": "the same in red", "image": str(GALLERY / "red-apple.png")}
     items: list[ItemLike] = [*pictures, GALLERY / "dog-moving-left.mp4", "a red apple", mixed]
     quick: Any = ume_core.load("ume-nano", device="cpu")
-    assert quick.first.name == "onnxruntime"
+    assert repr(quick) == "<ume-nano on onnxruntime+torch>"
+    assert repr(quick.first) == "<ume-nano on onnxruntime, float32>"
     exact = TorchEmbedder(ume_nano.path(), LoadOptions(device="cpu")).embed(items, instruction="x")
     found = quick.embed(items, instruction="x")
     found.signature.check(exact.signature)

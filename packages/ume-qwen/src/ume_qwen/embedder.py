@@ -192,6 +192,9 @@ class QwenEmbedder(ABC):
         del requests
         raise ModeNotSupported(f"the {self.name} engine has no gen mode", fix="use mode='disc'")
 
+    def __repr__(self) -> str:
+        return f"<{self.checkpoint.name} on {self.name}, {self.dtype}>"
+
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         """A loaded model has no pickled form.
 
