@@ -17,6 +17,7 @@ from ume_core import (
     InvalidOption,
     PluginError,
     SignatureMismatch,
+    hookspecs,
     load,
 )
 from ume_core.hookspecs import BackendSpec, ModelSpec, hookimpl
@@ -45,13 +46,29 @@ def test_names_are_unique_and_both_owners_are_named(monkeypatch: pytest.MonkeyPa
         build_registry(points)
 
 
-def test_an_unknown_hook_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slip_in_a_plugin_is_listed_and_the_rest_work(monkeypatch: pytest.MonkeyPatch) -> None:
     @hookimpl
     def ume_modles() -> list[ModelSpec]:
         return []
 
-    with pytest.raises(PluginError, match="ume_modles"):
-        build_registry([point(monkeypatch, "typo", ume_modles=ume_modles)])
+    def unmarked() -> list[ModelSpec]:
+        return []
+
+    points = [
+        point(monkeypatch, "typo", ume_modles=ume_modles),
+        point(monkeypatch, "unmarked", ume_models=unmarked),
+        point(monkeypatch, "sound", ume_models=ume_models),
+    ]
+    found = build_registry(points)
+    assert list(found.models) == ["m"]
+    assert "ume_modles" in found.broken["typo"] and "ume_models" in found.broken["typo"]
+    assert "@hookimpl" in found.broken["unmarked"]
+    assert "typo (" in found.broken_note()
+
+
+def test_a_reference_that_names_nothing_says_whose_it_is() -> None:
+    with pytest.raises(PluginError, match="'json:lods', and json has no 'lods'"):
+        hookspecs.resolve("json:lods")
 
 
 def test_a_plugin_that_does_not_import_is_listed_and_the_rest_work(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pluggy
 
+from ume_core.errors import PluginError
 from ume_core.signature import Mode
 
 GROUP = "ume"  # entry-point group
@@ -66,9 +67,21 @@ class BackendSpec:
 
 
 def resolve(reference: str) -> Any:
-    """Import `module:attribute`."""
+    """Import `module:attribute`.
+
+    Raises:
+        PluginError: the module has no such attribute.
+        ImportError: the module, or one that it needs, is not there.
+    """
     module, _, attribute = reference.partition(":")
-    return getattr(import_module(module), attribute)
+    found = import_module(module)
+    try:
+        return getattr(found, attribute)
+    except AttributeError as error:
+        raise PluginError(
+            f"a plugin names {reference!r}, and {module} has no {attribute!r}",
+            fix="correct the reference in the plugin's spec, or remove the plugin",
+        ) from error
 
 
 def _is_there(module: str) -> bool:

@@ -60,7 +60,13 @@ def load(
             aligned=chosen.aligned or alias.aligned,
         )
     if engine != "auto":
-        return _create(_named(engine), location, chosen, own)
+        spec = _named(engine)
+        reason = _refusal(spec, location, chosen.device)
+        if reason is not None:
+            raise EngineUnavailable(
+                f"the {engine} engine {reason}", fix="leave the engine out, or name another model"
+            )
+        return _create(spec, location, chosen, own)
     able = _able(location, chosen.device, own)
     while len(able) > 1:
         spec = able.pop(0)
@@ -117,7 +123,8 @@ def _named(name: str) -> BackendSpec:
     if spec is None:
         known = ", ".join(sorted(backends)) or "none is installed"
         raise InvalidOption(
-            f"unknown engine {name!r}", fix=f"{did_you_mean(name, backends)}known engines: {known}"
+            f"unknown engine {name!r}{registry().broken_note()}",
+            fix=f"{did_you_mean(name, backends)}known engines: {known}",
         )
     missing = spec.missing()
     if missing:
@@ -128,12 +135,20 @@ def _named(name: str) -> BackendSpec:
     return spec
 
 
+def _refusal(spec: BackendSpec, location: str | Path, device: str) -> str | None:
+    """Why an engine does not load this; one that cannot be asked keeps the others from nothing."""
+    try:
+        return spec.refusal(location, device)
+    except Exception as error:  # a fault in a foreign plugin
+        return f"cannot be asked ({type(error).__name__}: {error})"
+
+
 def _able(location: str | Path, device: str, own: dict[str, Any]) -> list[BackendSpec]:
     """The engines that can load what a place holds, the best first; at least one."""
     reasons: dict[str, str] = {}
     able: list[BackendSpec] = []
     for spec in registry().backends.values():
-        reason = spec.refusal(location, device) or spec.missing()
+        reason = _refusal(spec, location, device) or spec.missing()
         if reason is None:
             able.append(spec)
         else:
@@ -142,7 +157,7 @@ def _able(location: str | Path, device: str, own: dict[str, Any]) -> list[Backen
         why = "; ".join(f"{name} {reason}" for name, reason in reasons.items())
         if reasons and not Path(location).exists():
             raise CheckpointError(
-                f"no engine finds {str(location)!r} ({why})",
+                f"no engine finds {str(location)!r} ({why}){registry().broken_note()}",
                 fix="pass a directory, a hub id, or a name (ume models)",
             )
         raise EngineUnavailable(

@@ -22,6 +22,7 @@ class _Named(Protocol):
 
 
 S = TypeVar("S", bound=_Named)
+_HOOKS = ("ume_backends", "ume_models", "ume_commands", "ume_exporters")
 
 
 @dataclass
@@ -44,6 +45,11 @@ class Registry:
     origins: dict[str, str] = field(default_factory=dict[str, str])
     broken: dict[str, str] = field(default_factory=dict[str, str])
 
+    def broken_note(self) -> str:
+        """What to add to a message that misses a name: it may be a broken plugin's."""
+        said = "; ".join(f"{origin} ({reason})" for origin, reason in self.broken.items())
+        return f"; plugins that did not load: {said}" if said else ""
+
 
 @lru_cache(maxsize=1)
 def registry() -> Registry:
@@ -59,10 +65,11 @@ def registry() -> Registry:
 def build_registry(points: Iterable[EntryPoint]) -> Registry:
     """Load plugins and collect what they register.
 
-    A plugin that fails to import is listed as broken; it does not take the others down.
+    A plugin that fails to import, or misspells a hook, is listed as broken; it does not take the
+    others down.
 
     Raises:
-        PluginError: an unknown hook, or one name registered twice.
+        PluginError: one name registered twice.
     """
     found = Registry()
     for point in points:
@@ -71,18 +78,18 @@ def build_registry(points: Iterable[EntryPoint]) -> Registry:
         manager.add_hookspecs(hookspecs)
         try:
             manager.register(point.load(), name=point.name)
-        except pluggy.PluginValidationError as error:
-            raise PluginError(f"plugin {origin}: {error}", fix="upgrade or remove it") from error
         except Exception as error:  # whatever a foreign module does on import
             found.broken[origin] = f"{type(error).__name__}: {error}"
             continue
         try:
             manager.check_pending()
         except pluggy.PluginValidationError as error:
-            raise PluginError(
-                f"plugin {origin} implements an unknown hook: {error}", fix="upgrade or remove it"
-            ) from error
+            found.broken[origin] = f"{error}; hooks are {', '.join(_HOOKS)}"
+            continue
         hook: Any = manager.hook
+        if not any(getattr(hook, name).get_hookimpls() for name in _HOOKS):
+            found.broken[origin] = "it brings nothing; are its functions marked @hookimpl?"
+            continue
         _add(found.backends, "engine", hook.ume_backends(), origin, found)
         _add(found.models, "model", hook.ume_models(), origin, found)
         _add(found.commands, "command", hook.ume_commands(), origin, found)

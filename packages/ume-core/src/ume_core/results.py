@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ume_core.errors import InvalidOption
+from ume_core.errors import InvalidOption, PluginError
 from ume_core.signature import Signature
 
 Vectors: TypeAlias = npt.NDArray[np.float32]
@@ -97,6 +97,23 @@ class EmbeddingResult:
     signature: Signature
     disc: Vectors | None = None
     gen_samples: Vectors | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse vectors that are none: nothing behind would notice.
+
+        Raises:
+            PluginError: an item that has not failed has NaN or infinity in its vector.
+        """
+        for vectors in (self.disc, self.gen_samples):
+            if vectors is None:
+                continue
+            whole: list[bool] = np.isfinite(vectors).reshape(len(vectors), -1).all(axis=1).tolist()
+            for index, (record, fine) in enumerate(zip(self.records, whole, strict=True)):
+                if record.status != "failed" and not fine:
+                    raise PluginError(
+                        f"the engine gave item {index} a vector that is not finite",
+                        fix="embed the item alone, and report it to the engine's author",
+                    )
 
     @property
     def gen(self) -> Vectors | None:

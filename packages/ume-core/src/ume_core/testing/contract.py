@@ -50,7 +50,8 @@ class EmbedderContract:
     ```python
     class TestMyEngine(EmbedderContract):
         @pytest.fixture(scope="class")
-        def embedder(self):
+        @classmethod
+        def embedder(cls):
             return my_engine(...)
     ```
 
@@ -129,6 +130,12 @@ class EmbedderContract:
                 bad.result()
             assert good.result().disc is not None
 
+    def test_the_plainest_pictures_have_vectors(self, embedder: Embedder) -> None:
+        items = [Image(PILImage.new("RGB", (1, 1))), Image(PILImage.new("RGB", (40, 40)))]
+        found = embedder.embed(items).disc
+        assert found is not None
+        np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-4)
+
     def test_instruction_changes_the_vector(self, embedder: Embedder) -> None:
         plain, told = (
             embedder.embed(["a dog"], mode="disc", instruction=i)
@@ -152,7 +159,7 @@ class EmbedderContract:
     def test_a_missing_mode_names_the_engine_that_has_it(self, embedder: Embedder) -> None:
         if "gen" in embedder.modes:
             pytest.skip("the engine has every mode")
-        with pytest.raises(ModeNotSupported, match="torch"):
+        with pytest.raises(ModeNotSupported, match="Fix: use an engine that has it"):
             embedder.embed(["a"], mode="gen")
 
     def test_signatures_of_different_modes_do_not_compare(self, embedder: Embedder) -> None:
