@@ -107,9 +107,8 @@ class EmbeddingResult:
         for vectors in (self.disc, self.gen_samples):
             if vectors is None:
                 continue
-            whole: list[bool] = np.isfinite(vectors).reshape(len(vectors), -1).all(axis=1).tolist()
-            for index, (record, fine) in enumerate(zip(self.records, whole, strict=True)):
-                if record.status != "failed" and not fine:
+            for index, record in enumerate(self.records):
+                if record.status != "failed" and not np.isfinite(vectors[index]).all():
                     raise PluginError(
                         f"the engine gave item {index} a vector that is not finite",
                         fix="embed the item alone, and report it to the engine's author",
