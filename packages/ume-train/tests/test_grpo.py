@@ -193,7 +193,7 @@ def test_an_answer_without_gen_emb_is_known_as_such(live: tuple[Policy, Renderin
     policy, render = live
     prompts, failed = render.prompts([Example(Item((Text("a cat"),)))], skip=False)
     engine = Engine(policy.model, torch.device("cpu"), copy=False)
-    made = engine(prompts, Rollouts(generations=2, new_tokens=3), {}, render.tokenizer.special)
+    made = engine(prompts, Rollouts(generations=2, new_tokens=3), {0: 1}, render.tokenizer.special)
     rows = sequences(prompts, made, failed)
     assert [a.usable for a in made[0]] == [False, False] and rows.gen == [-1, -1]
     assert all(len(a.ids) == 3 == len(a.log_probs) for a in made[0])

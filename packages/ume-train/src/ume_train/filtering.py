@@ -36,12 +36,13 @@ class Verdict:
     """What thinking did for one pair.
 
     Attributes:
-        row: of the source.
-        place: the record's.
+        row: the pair's number in the source.
+        place: where its record stands.
         dataset: its data set.
-        query_positive, query_negative: by how much the query's thinking moved its cosine to the
-            target, and to the hard negatives.
-        target_positive, target_negative: the target's, to the query and the others.
+        query_positive: by how much the query's thinking moved its cosine to the target.
+        query_negative: the same, to the hard negatives.
+        target_positive: by how much the target's moved its cosine to the query.
+        target_negative: the same, to the hard negatives.
         kept: whether the pair stays.
     """
 
