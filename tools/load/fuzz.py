@@ -48,9 +48,10 @@ def main() -> None:
             if time.monotonic() > end:
                 return
             path = _PATHS[sum(statuses.values()) % len(_PATHS)]
-            answer = client.post(path, content=json.dumps(body).encode())
+            sent = json.dumps(body)
+            answer = client.post(path, content=sent.encode())
             statuses[answer.status_code] = statuses.get(answer.status_code, 0) + 1
-            judge(answer)
+            judge(answer, sent)
 
         send()
         assert server.gone(), "something is still held"

@@ -67,6 +67,12 @@ def page(found: dict[str, Any]) -> str:
         f"| {name} | {k['answers']:,} | {k['p50_ms']} | {k['p99_ms']} |"
         for name, k in mixed["kinds"].items()
     )
+    asked = found["arguments"]
+    cut = (
+        f"The bound of {asked['minutes']:g} minutes ended it before {asked['requests']:,}."
+        if mixed["answers"] < asked["requests"]
+        else ""
+    )
     return f"""# Load and faults
 
 `python -m tools.load --requests {found["arguments"]["requests"]} --side \
@@ -89,10 +95,10 @@ processes wanted a core: times are of a busy machine. Every answer is compared w
 {ours["disc"]["p99_ms"]} | {ours["gen"]["tokens_per_second"]} |
 
 Disc with two clients: p99 {alone["p99_ms"]} ms alone, {under["p99_ms"]} ms while 16 clients keep
-gen busy as bulk.
+gen busy as bulk: a pack of disc waits for the step of gen that is under way.
 
 The mixed run: {mixed["answers"]:,} answers, {mixed["per_second"]} a second, beside clients that
-hang up in the middle of a request and damaged media, which must be refused.
+hang up in the middle of a request and damaged media, which must be refused. {cut}
 
 | kind | answers | p50, ms | p99, ms |
 |---|---|---|---|

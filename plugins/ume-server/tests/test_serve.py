@@ -41,7 +41,7 @@ def command(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
 def test_the_command_serves_and_stops_on_sigterm(tmp_path: Path, model: Embedder) -> None:
     keys = tmp_path / "keys.txt"
     keys.write_text(f"# of the test\n{KEY}\n", "utf-8")
-    with command(MODEL, "--api-key-file", str(keys)) as (url, process):
+    with command(MODEL, "--engine", "torch", "--api-key-file", str(keys)) as (url, process):
         headers = {"authorization": f"Bearer {KEY}"}
         with httpx.Client(base_url=url, headers=headers, timeout=60) as client:
             answer = client.post("/v1/embeddings", json={"input": "a dog", "model": MODEL})
