@@ -34,6 +34,10 @@ ENVIRONMENTS = {
     ),
     "floors": ("packages/*", "plugins/*"),
     "gpu": (),
+    "vllm": (
+        "packages/ume-core", "packages/ume-nano", "packages/ume-qwen", "packages/ume-torch",
+        "plugins/ume-onnxruntime", "plugins/ume-vllm",
+    ),
 }  # fmt: skip
 members = pytest.mark.parametrize("folder", MEMBERS, ids=lambda folder: MEMBERS[folder]["name"])
 
@@ -112,26 +116,33 @@ def test_no_message_tells_to_install_a_name_that_is_not_published() -> None:
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_the_pins_of_every_environment_resolve_to_wheels(python: str) -> None:
-    with ThreadPoolExecutor(len(ENVIRONMENTS)) as pool:
-        results = list(pool.map(lambda group: resolve(group, python), ENVIRONMENTS))
+    # vLLM is for 3.11 and newer.
+    groups = [g for g in ENVIRONMENTS if (g, python) != ("vllm", "3.10")]
+    with ThreadPoolExecutor(len(groups)) as pool:
+        results = list(pool.map(lambda group: resolve(group, python), groups))
     said = "\n".join(result.stderr for result in results)
     if any(result.returncode for result in results) and re.search("Failed to fetch|dns err", said):
         pytest.skip("the package index cannot be reached")
-    for group, result in zip(ENVIRONMENTS, results, strict=True):
+    for group, result in zip(groups, results, strict=True):
         assert result.returncode == 0, f"{group}: {result.stderr}"
-        torch = "2.11.0" if group == "gpu" else "2.12.1"
+        torch = {"gpu": "2.11.0", "vllm": "2.13.0"}.get(group, "2.12.1")
         assert f"torch=={torch}" in result.stdout.splitlines()
 
 
 def resolve(group: str, python: str) -> subprocess.CompletedProcess[str]:
     """Ask uv what `tools/setup GROUP` would install on a Python, without that Python."""
     folders = [folder for glob in ENVIRONMENTS[group] for folder in sorted(ROOT.glob(glob))]
-    lowest = ["--resolution", "lowest-direct"] if group == "floors" else []
+    more = {
+        "floors": ["--resolution", "lowest-direct"],
+        "vllm": ["--override", "plugins/ume-vllm/cpu-overrides.txt"],
+    }.get(group, [])
+    # A library of vLLM's has no wheel for older systems.
+    platform = "x86_64-manylinux_2_31" if group == "vllm" else "linux"
     return subprocess.run(
         [
             UV, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python",
-            sys.executable, "--python-version", python, "--python-platform", "linux",
-            "--only-binary", ":all:", *lowest, "--group", f"pyproject.toml:{group}", "-",
+            sys.executable, "--python-version", python, "--python-platform", platform,
+            "--only-binary", ":all:", *more, "--group", f"pyproject.toml:{group}", "-",
         ],
         input="".join(
             f"-e {folder}\n"

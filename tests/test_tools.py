@@ -64,7 +64,7 @@ def test_a_silent_command_of_the_tour_is_said_to_be_running(
 def test_setup_names_what_it_accepts() -> None:
     done = subprocess.run([ROOT / "tools" / "setup", "nothing"], capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == "usage: tools/setup [main|export|floors|gpu]\n"
+    assert done.stderr == "usage: tools/setup [main|export|floors|gpu|vllm]\n"
 
 
 def test_setup_refuses_a_python_that_does_not_work_and_keeps_the_environment() -> None:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ume_core.embedder import Sampling
+from ume_qwen.thinking import StopRules
 from ume_qwen.tokens import SpecialTokens
-from ume_torch.generate import DecodeBatch, Row, Sampler, StopRules, choose
+from ume_torch.generate import DecodeBatch, Row, Sampler, choose
 from ume_torch.kv import KeyValues, Shape
 from ume_torch.steps import Plain
 

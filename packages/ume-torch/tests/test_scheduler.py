@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from ume_core.embedder import Sampling
+from ume_qwen.thinking import StopRules
 from ume_qwen.tokens import SpecialTokens
-from ume_torch.generate import StopRules
 from ume_torch.scheduler import Asked, Capacity, Scheduler
 
 PLENTY = Capacity(lambda rows, tokens: rows * tokens, 10**9, 10**9)

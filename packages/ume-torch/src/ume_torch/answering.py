@@ -9,20 +9,17 @@ import torch
 from torch import Tensor
 
 from ume_core.errors import UmeError
-from ume_core.prompts import ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
 from ume_core.results import Record, Sample, Vectors
 from ume_core.signature import Signature
+from ume_qwen.answers import AnswerText, sample
 from ume_qwen.decoding import GenRequest, Output
 from ume_qwen.embedder import unit
 from ume_qwen.prepare import Preparer
-from ume_qwen.tokens import Tokenizer
-from ume_torch.answers import split_answer
+from ume_qwen.thinking import beginning, stop_rules
 from ume_torch.decoding import Decoding, Generated
 from ume_torch.gen_cache import GenCache
-from ume_torch.generate import Row, StopRules
+from ume_torch.generate import Row
 from ume_torch.scheduler import Asked
-
-_UNFINISHED = "\ufffd"  # what a character decodes to whose bytes are not all there yet
 
 
 class Answering:
@@ -112,33 +109,9 @@ class Answering:
                     self._ready.append((request.number, Output(record, disc, gen)))
                     continue
             self._begun[request.number] = request, key
-            yield Asked(
-                request.number, request.prompt, self._rules(request.budget), request.sampling,
-                tuple(self.beginning(request.beginning)),
-            )  # fmt: skip
-
-    def _rules(self, budget: int) -> StopRules:
-        encode = self._prepare.tokenizer.encode_trusted
-        special = self._prepare.tokenizer.special
-        if self._prepare.options.thinking != "short":
-            return StopRules(special, budget)
-        end = tuple(encode(f"{THINK_CLOSE}{ANSWER_OPEN}"))
-        decode = self._prepare.tokenizer.decode
-        return StopRules(
-            special, budget, self._prepare.options.thinking_tokens, end,
-            lambda ids: THINK_CLOSE in decode(ids),
-        )  # fmt: skip
-
-    def beginning(self, told: str | None = None) -> list[int]:
-        """The beginning of an answer that is given, not chosen."""
-        tokenizer = self._prepare.tokenizer
-        if told is not None:
-            return tokenizer.encode_trusted(told)
-        if self._prepare.options.thinking == "skip":
-            return [tokenizer.special.gen]
-        if self._prepare.options.thinking == "none":
-            return tokenizer.encode_trusted(f"{THINK_OPEN}{THINK_CLOSE}{ANSWER_OPEN}")
-        return []
+            rules = stop_rules(self._prepare, request.budget)
+            given = tuple(beginning(self._prepare, request.beginning))
+            yield Asked(request.number, request.prompt, rules, request.sampling, given)
 
     def _tell(self, rows: Sequence[Row]) -> None:
         """Hand on the new text of every row that somebody listens to."""
@@ -172,33 +145,9 @@ class Answering:
         return output
 
     def _sample(self, row: Row) -> Sample:
-        text = self._prepare.tokenizer.decode(row.ids)
-        thinking, summary, short = split_answer(text)
-        status = "ok" if row.forced is None else "forced"
         count = row.generated_tokens
         logprob = row.logprob / count if count else None
-        return Sample(status, text, thinking, summary, count, row.forced, short, logprob)
-
-
-class AnswerText:
-    """An answer's text, piece by piece; the pieces together are the whole text."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer, self._told = tokenizer, 0
-
-    def take(self, ids: list[int]) -> str:
-        """The text of the tokens that are new, kept back while a character is unfinished.
-
-        Args:
-            ids: all tokens so far; fewer than before where the answer had to start again.
-        """
-        if len(ids) <= self._told:
-            return ""
-        text = self._tokenizer.decode(ids[self._told :])
-        if text.endswith(_UNFINISHED):
-            return ""
-        self._told = len(ids)
-        return text
+        return sample(self._prepare.tokenizer, row.ids, row.given, row.forced, logprob)
 
 
 def unit_rows(states: Tensor) -> Vectors:

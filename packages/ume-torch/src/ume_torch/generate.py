@@ -16,27 +16,9 @@ import torch
 from torch import Tensor
 
 from ume_core.embedder import Sampling
-from ume_qwen.tokens import SpecialTokens
+from ume_qwen.thinking import StopRules
 from ume_torch.kv import KeyValues, LayerKV
 from ume_torch.steps import Steps
-
-
-@dataclass(frozen=True)
-class StopRules:
-    """How answers end.
-
-    Attributes:
-        budget: tokens a row may choose itself.
-        thinking_budget: of these, tokens before `think_end_ids` are fed; None for no such bound.
-        think_end_ids: the tokens that end the thinking and open the answer.
-        thinking_done: whether generated tokens show that the thinking has ended by itself.
-    """
-
-    special: SpecialTokens
-    budget: int
-    thinking_budget: int | None = None
-    think_end_ids: tuple[int, ...] = ()
-    thinking_done: Callable[[list[int]], bool] = lambda ids: False
 
 
 @dataclass(eq=False)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from ume_core.embedder import Sampling
 from ume_qwen.render import RenderedPrompt
-from ume_torch.generate import StopRules
+from ume_qwen.thinking import StopRules
 
 
 @dataclass(frozen=True)

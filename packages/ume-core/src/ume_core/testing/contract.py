@@ -56,10 +56,12 @@ class EmbedderContract:
     ```
 
     `tolerance` is the largest difference between an item's vector alone and in a batch that the
-    engine states for its dtype.
+    engine states for its dtype; `temperature` one that the engine takes at which a trained model
+    does not say the same thing twice.
     """
 
     tolerance: ClassVar[float] = 1e-5
+    temperature: ClassVar[float] = 5.0
 
     def modes(self, embedder: Embedder) -> list[Mode]:
         """Modes to test."""
@@ -147,8 +149,7 @@ class EmbedderContract:
     def test_samples_are_reproducible_and_separate(self, embedder: Embedder) -> None:
         if "gen" not in embedder.modes:
             pytest.skip("the engine has no gen mode")
-        # Hot, so that a trained model does not say the same thing twice.
-        sampling = Sampling(n=3, temperature=5.0, seed=5)
+        sampling = Sampling(n=3, temperature=self.temperature, seed=5)
         many = embedder.embed(["a", "b"], mode="gen", sampling=sampling, max_new_tokens=8)
         alone = embedder.embed(["b"], mode="gen", sampling=sampling, max_new_tokens=8)
         assert many.gen_samples is not None and alone.gen_samples is not None

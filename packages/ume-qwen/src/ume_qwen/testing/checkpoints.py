@@ -55,6 +55,14 @@ CHAT_TEMPLATE = (
 # Sizes besides the tests' own: (text config, vision config); 2b and 7b as published.
 SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "tiny": ({}, {}),
+    # Attention heads of 32, the least that vLLM's kernels on a CPU take.
+    "heads32": (
+        {
+            "num_attention_heads": 2, "num_key_value_heads": 1,
+            "rope_scaling": {"type": "mrope", "mrope_section": [4, 6, 6]},
+        },
+        {},
+    ),
     "small": (
         {
             "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8,
@@ -96,7 +104,7 @@ def make_checkpoint(
     tied: bool = False,
     device: str = "cpu",
 ) -> Path:
-    """Write a checkpoint of `qwen2_vl` or `qwen2_5_vl`, the latter in size `tiny` only.
+    """Write a checkpoint of `qwen2_vl` or `qwen2_5_vl`, the latter in sizes `tiny` and `heads32`.
 
     `words` is a tokenizer.json whose vocabulary and merges are taken, so that text has about as
     many tokens as words; without it every byte is a token. `vocabulary_of` takes a checkpoint's

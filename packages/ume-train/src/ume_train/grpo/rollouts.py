@@ -14,8 +14,9 @@ from torch import Tensor
 from ume_core.embedder import Sampling
 from ume_core.errors import LimitExceeded
 from ume_qwen.render import RenderedPrompt
+from ume_qwen.thinking import StopRules
 from ume_qwen.tokens import SpecialTokens
-from ume_torch.generate import Row, StopRules, choose, logprobs
+from ume_torch.generate import Row, choose, logprobs
 from ume_torch.options import TorchOptions
 from ume_torch.runner import Runner
 from ume_torch.scheduler import Asked

@@ -7,6 +7,7 @@ model that annotated them. A budget can cut an answer anywhere, a mark in the mi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ume_core.prompts import (
@@ -18,6 +19,10 @@ from ume_core.prompts import (
     THINK_CLOSE,
     THINK_OPEN,
 )
+from ume_core.results import Sample
+from ume_qwen.tokens import Tokenizer
+
+_UNFINISHED = "\ufffd"  # what a character decodes to whose bytes are not all there yet
 
 
 class Answer(NamedTuple):
@@ -72,3 +77,47 @@ def _uncut(text: str, marks: tuple[str, ...]) -> str:
             if text.endswith(mark[:length]):
                 return text[:-length]
     return text
+
+
+def sample(
+    tokenizer: Tokenizer,
+    ids: Sequence[int],
+    given: int,
+    forced: str | None,
+    mean_logprob: float | None = None,
+) -> Sample:
+    """What a result says of one answer.
+
+    Args:
+        tokenizer: of the model that wrote it.
+        ids: all its tokens, `<gen_emb>` last.
+        given: how many of them the model did not choose.
+        forced: why `<gen_emb>` was appended, or None.
+        mean_logprob: see `Sample`.
+    """
+    text = tokenizer.decode(list(ids))
+    thinking, summary, short = split_answer(text)
+    status = "ok" if forced is None else "forced"
+    generated = len(ids) - given - (forced is not None)
+    return Sample(status, text, thinking, summary, generated, forced, short, mean_logprob)
+
+
+class AnswerText:
+    """An answer's text, piece by piece; the pieces together are the whole text."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer, self._told = tokenizer, 0
+
+    def take(self, ids: list[int]) -> str:
+        """The text of the tokens that are new, kept back while a character is unfinished.
+
+        Args:
+            ids: all tokens so far; fewer than before where the answer had to start again.
+        """
+        if len(ids) <= self._told:
+            return ""
+        text = self._tokenizer.decode(ids[self._told :])
+        if text.endswith(_UNFINISHED):
+            return ""
+        self._told = len(ids)
+        return text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ume_torch.answers import Answer, split_answer
+from ume_qwen.answers import Answer, split_answer
 
 THINKING = "The picture shows a dog.\nIt is brown & white, 3 < 4."
 SENTENCE = "A brown and white dog sits on grass."
