@@ -20,7 +20,8 @@ import ume_core
 from ume_core.embedder import Embedder
 from ume_core.items import Image
 from ume_core.options import LoadOptions
-from ume_r1.index import Description, Index, build_index
+from ume_core.retrieval import SearchPolicy
+from ume_r1.index import Description, Index, build_index, find
 from ume_server.search.routes import SearchPage
 from ume_server.settings import SERVER_LIMITS, Settings
 from ume_server.testing import KEY, Running, running
@@ -139,6 +140,27 @@ def test_filters_and_the_threshold_narrow_it(searched: Running) -> None:
     assert 1 <= len(some["results"]) <= 4 and some["left_out"] > 0
     assert all(h["score"] >= least for h in some["results"])
     assert ask(searched, text="a dog", under="animals' OR '1'='1")["results"] == []
+
+
+def test_policies_decide_as_in_the_library(
+    searched: Running, page: SearchPage, model: Embedder
+) -> None:
+    policies = {
+        "fused": (SearchPolicy("fused", weight=0.3, max_new_tokens=256), {"weight": 0.3}),
+        "sure": (SearchPolicy("routed", threshold=0.0), {"margin": 0.0}),
+        "unsure": (SearchPolicy("routed", threshold=2.0, max_new_tokens=256), {"margin": 2.0}),
+    }
+    for name, (policy, fields) in policies.items():
+        expected = find(page.index, model, "a dog", policy, 24)
+        found = ask(searched, text="a dog", mode=policy.kind, **fields)
+        assert (found["thinking"] == "") == (name == "sure")
+        assert [h["name"] for h in found["results"]] == [h.name for h in expected.hits]
+        np.testing.assert_allclose(
+            [h["score"] for h in found["results"]], [h.score for h in expected.hits], atol=2e-4
+        )
+    with searched.client() as client:
+        answer = client.post("/search", json={"text": "a", "mode": "routed"})
+    assert answer.status_code == 400 and "margin" in answer.text
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ decides per query, so it needs both indexes and a search of its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -188,6 +188,17 @@ class PolicyIndex:
         if chosen:
             scores[thought] = np.inner(owner.vectors_of(chosen, "gen"), self._second)
         return _best(scores, thought, k)
+
+
+def fused(disc: Mapping[str, float], gen: Mapping[str, float], weight: float) -> dict[str, float]:
+    """(1 - weight) disc + weight gen of every document, by name.
+
+    Args:
+        disc: cosines by document.
+        gen: likewise, of the same documents.
+        weight: of gen.
+    """
+    return {name: (1 - weight) * score + weight * gen[name] for name, score in disc.items()}
 
 
 def margin(scores: Scores, *, standardised: bool) -> float:

@@ -10,7 +10,7 @@ from ume_core.embedder import Embedder
 from ume_core.errors import SignatureMismatch
 from ume_core.items import ItemLike
 from ume_core.results import EmbeddingResult, Record
-from ume_core.retrieval import SearchPolicy, margin
+from ume_core.retrieval import SearchPolicy, fused, margin
 from ume_core.signature import Mode
 from ume_r1.index.store import Hit, Index
 
@@ -77,9 +77,7 @@ def find(
         disc, gen = (
             index.scores(result.vectors(m)[0], m, kind=kind, under=under) for m in ("disc", "gen")
         )
-        weight = policy.weight
-        fused = {path: (1 - weight) * disc[path] + weight * gen[path] for path in disc}
-        return Answer(index.best(fused, top), result.records[0], "both")
+        return Answer(index.best(fused(disc, gen, policy.weight), top), result.records[0], "both")
     mode: Mode = "gen" if policy.kind == "gen" else "disc"
     result = embedded(mode)
     if policy.kind == "routed":

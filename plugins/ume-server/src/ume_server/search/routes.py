@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
+import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.sse import format_sse_event
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -18,11 +20,14 @@ from ume_core.errors import InvalidOption, UmeError
 from ume_core.fetch import Access
 from ume_core.items import Item, Part
 from ume_core.limits import Policy
+from ume_core.results import Vectors
+from ume_core.retrieval import KINDS, Kind, SearchPolicy, fused, margin
 from ume_core.session import Embedded
 from ume_core.signature import Mode
 from ume_r1.files import item_from_bytes
 from ume_r1.index import Hit, Index
 from ume_r1.index.options import Asked
+from ume_server.admission import Weight
 from ume_server.errors import ApiError, public
 from ume_server.search.thumbnails import Thumbnails
 from ume_server.service import Service
@@ -37,6 +42,16 @@ _PAGE = {
 _MOST = 200  # results
 _TEXT = 300  # characters of a text file that a card shows
 _NEW_TOKENS = 256
+_FIRST: dict[Kind, Mode] = {"disc": "disc", "gen": "gen", "fused": "both", "routed": "disc"}
+
+
+class _Wanted(TypedDict):
+    """Which hits are shown."""
+
+    top: int
+    least: float | None
+    kind: str | None
+    under: str
 
 
 class SearchPage:
@@ -98,7 +113,7 @@ class SearchPage:
         return JSONResponse({
             "items": len(known), "folder": self.index.folder.name, "folders": folders[:500],
             "kinds": sorted({kind for kind, _ in known.values()}),
-            "modes": ["disc", "gen"] if about.mode == "both" else [about.mode],
+            "modes": ["disc", "gen", "fused"] if about.mode == "both" else [about.mode],
             "model": self._service.served.name,
         })  # fmt: skip
 
@@ -118,50 +133,77 @@ class SearchPage:
             read_json, await request.body(), self._service.settings.depth
         )
         fields = Fields(values)
-        mode = self._mode(fields.choice("mode", "disc", "gen"))
-        top = fields.whole("top", high=_MOST) or 24
-        least = fields.number("threshold", -1, 1)
-        kind = fields.choice("kind", "image", "video", "text")
-        under = fields.text("under") or ""
+        policy = self._policy(fields)
+        wanted: _Wanted = {
+            "top": fields.whole("top", high=_MOST) or 24,
+            "least": fields.number("threshold", -1, 1),
+            "kind": fields.choice("kind", "image", "video", "text"),
+            "under": fields.text("under") or "",
+        }
         try:
             item = await asyncio.to_thread(self._query, fields)
         except UmeError as error:
             raise public(error) from None
-        ask = Ask(self._service.served.name, [item], mode, max_new_tokens=_NEW_TOKENS)
-        weight = await self._service.weigh(ask)
-        wanted = {"top": top, "kind": kind, "under": under}
-        stream = self._service.stream(ask, weight, request.state.scope)
-        return StreamingResponse(
-            self._events(stream, mode, least, wanted), media_type="text/event-stream"
-        )
+        mode = _FIRST[policy.kind]
+        weight = await self._service.weigh(self._ask(item, mode))
+        events = self._events(item, policy, mode, weight, wanted, request.state.scope)
+        return StreamingResponse(events, media_type="text/event-stream")
+
+    def _ask(self, item: Item, mode: Mode) -> Ask:
+        return Ask(self._service.served.name, [item], mode, max_new_tokens=_NEW_TOKENS)
 
     async def _events(
-        self, stream: AsyncGenerator[Any], mode: Mode, least: float | None, wanted: dict[str, Any]
-    ) -> AsyncGenerator[bytes]:
+        self, item: Item, policy: SearchPolicy, mode: Mode, weight: Weight, wanted: _Wanted,
+        scope: str,
+    ) -> AsyncGenerator[bytes]:  # fmt: skip
         try:
-            async for piece in stream:
-                if isinstance(piece, str):
-                    yield _event("token", {"text": piece})
-                elif isinstance(piece, UmeError):
-                    yield _event("error", public(piece).body()["error"])
-                else:
-                    yield _event("results", await self._results(piece, mode, least, wanted))
+            while True:
+                found: Embedded | None = None
+                stream = self._service.stream(self._ask(item, mode), weight, scope)
+                async with aclosing(stream):
+                    async for piece in stream:
+                        if isinstance(piece, str):
+                            yield _event("token", {"text": piece})
+                        elif isinstance(piece, UmeError):
+                            raise piece
+                        else:
+                            found = piece
+                assert found is not None  # the last piece
+                hits = await asyncio.to_thread(self._hits, found, policy, mode, wanted)
+                if hits is not None:
+                    yield _event("results", await self._results(found, hits, wanted["least"]))
+                    return
+                mode = "gen"  # disc was unsure
+                weight = await self._service.weigh(self._ask(item, mode))
         except ApiError as error:
             yield _event("error", error.body()["error"])
         except UmeError as error:
             yield _event("error", public(error).body()["error"])
-        finally:
-            await stream.aclose()
+
+    def _hits(
+        self, found: Embedded, policy: SearchPolicy, mode: Mode, wanted: _Wanted
+    ) -> list[Hit] | None:
+        """What is found; None where a routed query should think first."""
+        narrow = {"kind": wanted["kind"], "under": wanted["under"]}
+
+        def scores(vector: Vectors | None, of: Mode) -> dict[str, float]:
+            assert vector is not None  # as of its mode
+            return self.index.scores(vector, of, **narrow)
+
+        if policy.kind == "fused":
+            disc, gen = scores(found.disc, "disc"), scores(found.gen, "gen")
+            return self.index.best(fused(disc, gen, policy.weight), wanted["top"])
+        if policy.kind == "routed" and mode == "disc":
+            known = scores(found.disc, "disc")
+            gap = margin(np.array(list(known.values())), standardised=policy.standardised)
+            return self.index.best(known, wanted["top"]) if gap > policy.threshold else None
+        vector = found.gen if mode == "gen" else found.disc
+        assert vector is not None
+        return self.index.search(vector, mode, wanted["top"], **narrow)
 
     async def _results(
-        self, found: Embedded, mode: Mode, least: float | None, wanted: dict[str, Any]
+        self, found: Embedded, hits: list[Hit], least: float | None
     ) -> dict[str, Any]:
-        vector = found.gen if mode == "gen" else found.disc
-        assert vector is not None  # as of its mode
-        hits = await asyncio.to_thread(
-            lambda: self.index.search(vector, mode, wanted["top"], kind=wanted["kind"],
-                                       under=wanted["under"])
-        )  # fmt: skip
         shown = [hit for hit in hits if least is None or hit.score >= least]
         return {
             "thinking": found.record.thinking,
@@ -183,15 +225,22 @@ class SearchPage:
                 card["gone"] = True
         return card
 
-    def _mode(self, asked: str | None) -> Mode:
+    def _policy(self, fields: Fields) -> SearchPolicy:
+        """Which vectors decide; by default disc, or what the index holds."""
         held = self.index.description.mode
-        if held == "both":
-            return "gen" if asked == "gen" else "disc"
-        if asked not in (None, held):
+        asked = fields.choice("mode", *KINDS)
+        kind = cast(Kind, asked or ("gen" if held == "gen" else "disc"))
+        if held not in ("both", kind):
             raise ApiError(
                 400, f"the index holds {held} vectors. Fix: search in that mode", "invalid_mode"
             )
-        return held
+        least = fields.number("margin", 0, 2)
+        if kind == "routed" and least is None:
+            raise ApiError(
+                400, "routed needs 'margin'. Fix: take one from `ume eval scaling`", "no_margin"
+            )
+        weight = fields.number("weight", 0, 1)
+        return SearchPolicy(kind, 0.5 if weight is None else weight, least or 0.0)
 
     def _query(self, fields: Fields) -> Item:
         """What to look for: an indexed file, or words, a picture and a clip together."""

@@ -3,6 +3,7 @@ const $ = (id) => document.getElementById(id);
 let media = null; // {kind, url} of the picture or clip to look for
 let running = null; // the search that is under way
 let last = null; // what was asked, for filters that change afterwards
+const NAMES = { gen: "gen (thinks first)", fused: "both (thinks first)" };
 
 function option(select, value, text) {
   const made = document.createElement("option");
@@ -17,7 +18,7 @@ async function about() {
   $("about").textContent = `${found.items} items · ${found.model}`;
   document.title = `Search ${found.folder}`;
   for (const mode of found.modes) {
-    option($("mode"), mode, mode === "gen" ? "gen (thinks first)" : mode);
+    option($("mode"), mode, NAMES[mode] || mode);
   }
   for (const kind of found.kinds) option($("kind"), kind, kind);
   for (const folder of found.folders) option($("under"), folder, folder);
@@ -68,7 +69,7 @@ async function run(ask) {
   $("status").textContent = "Searching…";
   $("results").setAttribute("aria-busy", "true");
   $("thinking").textContent = "";
-  $("thought").hidden = body.mode !== "gen";
+  $("thought").hidden = body.mode === "disc";
   try {
     const answer = await fetch("search", { method: "POST", signal: mine.signal,
       headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
