@@ -84,7 +84,7 @@ def test_a_client_that_leaves_without_a_stream_frees_its_rows_too(server: Runnin
 
 
 def test_a_deadline_is_kept(server: Running) -> None:
-    body: Any = {"input": "words", **LONG, "stream": False, "timeout": 0.3}
+    body: Any = {"input": "words", **LONG, "stream": False, "timeout": 0.02}
     answer = server.post(**body)
     assert answer.status_code == 504 and "deadline" in answer.json()["error"]["message"]
     assert server.gone()

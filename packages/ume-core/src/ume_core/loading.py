@@ -39,8 +39,8 @@ def load(
             them).
 
     Raises:
-        EngineUnavailable: no engine, or not this one, can run here or load the model.
-        CheckpointError: the model cannot be found or loaded.
+        EngineUnavailable: no engine, or not this one, can run here.
+        CheckpointError: the model cannot be found, or not be loaded by this engine.
         InvalidOption: an unknown engine or option.
     """
     shared = option_names(LoadOptions)
@@ -63,7 +63,7 @@ def load(
         spec = _named(engine)
         reason = _refusal(spec, location, chosen.device)
         if reason is not None:
-            raise EngineUnavailable(
+            raise CheckpointError(
                 f"the {engine} engine {reason}", fix="leave the engine out, or name another model"
             )
         return _create(spec, location, chosen, own)
