@@ -136,7 +136,7 @@ def _named(name: str) -> BackendSpec:
 
 
 def _refusal(spec: BackendSpec, location: str | Path, device: str) -> str | None:
-    """Why an engine does not load this; one that cannot be asked keeps the others from nothing."""
+    """Why an engine does not load this; one that cannot be asked does not stop the others."""
     try:
         return spec.refusal(location, device)
     except Exception as error:  # a fault in a foreign plugin

@@ -99,7 +99,7 @@ class EmbeddingResult:
     gen_samples: Vectors | None = None
 
     def __post_init__(self) -> None:
-        """Refuse vectors that are none: nothing behind would notice.
+        """Refuse vectors that are not finite: no later step would notice.
 
         Raises:
             PluginError: an item that has not failed has NaN or infinity in its vector.

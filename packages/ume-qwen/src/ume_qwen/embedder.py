@@ -106,12 +106,13 @@ class QwenEmbedder(ABC):
     def outputs(
         self, prepared: Prepared, mode: Mode, budget: int, sampling: Sampling | None
     ) -> Outputs:
-        """Items as they finish: disc here; an engine that has gen adds it.
+        """Items as they finish: disc window by window, answers one by one.
 
         `mode` is one of the engine's own; `budget` and `sampling` are gen's.
         """
-        del mode, budget, sampling
-        return self._disc(prepared)
+        if mode == "disc":
+            return self._disc(prepared)
+        return self._gen(prepared, budget, sampling)
 
     @property
     def dimensions(self) -> int:
@@ -180,16 +181,17 @@ class QwenEmbedder(ABC):
         """A session of many callers on this model; see `ume_core.session.open_session`."""
         return QwenSession(self, bulk_later)
 
-    def decoding(self, requests: Iterator[GenRequest | None]) -> Decoding:
+    def decoding(self, requests: Iterator[GenRequest | None], *, samples: int = 1) -> Decoding:
         """Answers that decode together, for an engine that has gen.
 
         Args:
             requests: what is asked for; None says that there is nothing yet.
+            samples: answers of one request, for which there must be room together.
 
         Raises:
             ModeNotSupported: the engine has no gen.
         """
-        del requests
+        del requests, samples
         raise ModeNotSupported(f"the {self.name} engine has no gen mode", fix="use mode='disc'")
 
     def __repr__(self) -> str:
@@ -221,6 +223,24 @@ class QwenEmbedder(ABC):
                 yield from self._window(window)
                 window, held = [], 0
         yield from self._window(window)
+
+    def _gen(self, prepared: Prepared, budget: int, sampling: Sampling | None) -> Outputs:
+        bad: list[tuple[int, UmeError]] = []
+
+        def requests() -> Iterator[GenRequest]:
+            for index, item in prepared:
+                if isinstance(item, UmeError):
+                    bad.append((index, item))
+                else:
+                    yield GenRequest(index, item, budget, sampling)
+
+        samples = sampling.n if sampling is not None else 1
+        with closing(self.decoding(requests(), samples=samples)) as decoding:
+            while not decoding.finished:
+                yield from decoding.advance()
+                yield from bad
+                bad.clear()
+        yield from bad
 
     def _window(self, window: list[tuple[int, RenderedPrompt]]) -> Outputs:
         waiting = sorted(window, key=lambda e: (e[1].prefix_key, len(e[1].ids)))

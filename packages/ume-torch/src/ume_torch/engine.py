@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ume_core.embedder import Sampling, check_embed, prepare_item
+from ume_core.embedder import check_embed, prepare_item
 from ume_core.errors import (
     CheckpointError,
     EngineUnavailable,
@@ -26,7 +26,7 @@ from ume_core.results import EmbeddingResult, Vectors
 from ume_core.signature import Mode
 from ume_qwen.checkpoint import find_checkpoint
 from ume_qwen.decoding import GenRequest, Output
-from ume_qwen.embedder import Outputs, Prepared, QwenEmbedder
+from ume_qwen.embedder import QwenEmbedder
 from ume_qwen.render import RenderedPrompt
 from ume_torch.answering import Answering, unit_rows
 from ume_torch.checkpoint import load_model
@@ -119,34 +119,6 @@ class TorchEmbedder(QwenEmbedder):
                 out.append(error)
         return out
 
-    def outputs(
-        self, prepared: Prepared, mode: Mode, budget: int, sampling: Sampling | None
-    ) -> Outputs:
-        """Disc vectors window by window; answers as they finish."""
-        if mode == "disc":
-            return super().outputs(prepared, mode, budget, sampling)
-        return self._gen(prepared, budget, sampling)
-
-    def _gen(self, prepared: Prepared, budget: int, sampling: Sampling | None) -> Outputs:
-        """Answers as they finish; those of the gen cache at once."""
-        bad: list[tuple[int, UmeError]] = []
-
-        def requests() -> Iterator[GenRequest]:
-            for index, item in prepared:
-                if isinstance(item, UmeError):
-                    bad.append((index, item))
-                else:
-                    yield GenRequest(index, item, budget, sampling)
-
-        samples = sampling.n if sampling is not None else 1
-        rows = max(samples, 1 if self._invariant else self.runner.rows)
-        with closing(self._answering(requests(), rows)) as answering:
-            while not answering.finished:
-                yield from answering.advance()
-                yield from bad
-                bad.clear()
-        yield from bad
-
     def embed_after(
         self,
         items: Sequence[ItemLike],
@@ -172,8 +144,7 @@ class TorchEmbedder(QwenEmbedder):
 
         self.check_process()
         outputs: dict[int, Output] = {}
-        rows = 1 if self._invariant else self.runner.rows
-        with call_in_progress(), closing(self._answering(requests(), rows)) as answering:
+        with call_in_progress(), closing(self.decoding(requests())) as answering:
             while not answering.finished:
                 for index, output in answering.advance():
                     if isinstance(output, UmeError):
@@ -182,15 +153,9 @@ class TorchEmbedder(QwenEmbedder):
         result = self.result([outputs[i] for i in range(len(batch))], "gen", 1)
         return replace(result, signature=replace(result.signature, thinking="given"))
 
-    def decoding(self, requests: Iterator[GenRequest | None]) -> Answering:
-        """Answers that decode together, for `ume_qwen.session`.
-
-        Args:
-            requests: what is asked for; None says that there is nothing yet.
-        """
-        return self._answering(requests, None)
-
-    def _answering(self, requests: Iterator[GenRequest | None], rows: int | None) -> Answering:
+    def decoding(self, requests: Iterator[GenRequest | None], *, samples: int = 1) -> Answering:
+        """Answers that decode together; see `QwenEmbedder.decoding`."""
+        rows = max(samples, 1 if self._invariant else self.runner.rows)
         return Answering(
             requests, lambda asked: self.runner.decoding(asked, rows),
             self.prepare, self.signature("gen"), self._cache,

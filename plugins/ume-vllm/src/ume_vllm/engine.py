@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 
-from ume_core.embedder import Sampling
 from ume_core.errors import CheckpointError, InvalidOption, UmeError
 from ume_core.forks import call_in_progress
 from ume_core.options import LoadOptions
@@ -14,7 +12,7 @@ from ume_core.results import Vectors
 from ume_core.signature import Mode
 from ume_qwen.checkpoint import find_checkpoint
 from ume_qwen.decoding import GenRequest
-from ume_qwen.embedder import Outputs, Prepared, QwenEmbedder, unit
+from ume_qwen.embedder import QwenEmbedder, unit
 from ume_qwen.render import RenderedPrompt
 from ume_vllm.decoding import Backend, VllmDecoding
 from ume_vllm.local import Local, check_parallel, device_of_vllm
@@ -100,33 +98,9 @@ class VllmEmbedder(QwenEmbedder):
                 found.append(error)
         return found
 
-    def outputs(
-        self, prepared: Prepared, mode: Mode, budget: int, sampling: Sampling | None
-    ) -> Outputs:
-        """Disc vectors window by window; answers as they finish."""
-        if mode == "disc":
-            return super().outputs(prepared, mode, budget, sampling)
-        return self._gen(prepared, budget, sampling)
-
-    def _gen(self, prepared: Prepared, budget: int, sampling: Sampling | None) -> Outputs:
-        bad: list[tuple[int, UmeError]] = []
-
-        def requests() -> Iterator[GenRequest]:
-            for index, item in prepared:
-                if isinstance(item, UmeError):
-                    bad.append((index, item))
-                else:
-                    yield GenRequest(index, item, budget, sampling)
-
-        with closing(self.decoding(requests())) as decoding:
-            while not decoding.finished:
-                yield from decoding.advance()
-                yield from bad
-                bad.clear()
-        yield from bad
-
-    def decoding(self, requests: Iterator[GenRequest | None]) -> VllmDecoding:
-        """Answers that run together; see `ume_qwen.decoding`."""
+    def decoding(self, requests: Iterator[GenRequest | None], *, samples: int = 1) -> VllmDecoding:
+        """Answers that run together; see `QwenEmbedder.decoding`."""
+        del samples  # a request starts whole, whatever its number
         return VllmDecoding(requests, self.backend, self.prepare, self._rows)
 
 
