@@ -16,7 +16,31 @@ from ume_torch.checkpoint import load_model
 from ume_train.config.sections import ModelSection
 from ume_train.data.pairs import Answer, Example
 from ume_train.forward import Policy
-from ume_train.rendering import Renderings, Sequences
+from ume_train.rendering import Renderings, Sequences, appended
+
+
+@pytest.mark.parametrize("kind", ["image_token_id", "video_token_id"])
+def test_a_media_token_that_was_sampled_is_a_token_like_others(
+    policy: Policy, rows: Sequences, kind: str
+) -> None:
+    model, learned = policy.model, rows.learned[2]
+    prompt = rows.prompts[2].until(learned)
+    row = appended(prompt, [100, getattr(model.config, kind), 101])
+    (media,) = prompt.media
+    places = torch.from_numpy(row.positions)[:, None]
+    ids = torch.from_numpy(row.ids)[None]
+    with torch.no_grad():
+        before = model(
+            input_ids=ids[:, :learned], position_ids=places[..., :learned], use_cache=True,
+            pixel_values=torch.from_numpy(media.patches), image_grid_thw=torch.tensor([media.grid]),
+            mm_token_type_ids=(ids[:, :learned] == model.config.image_token_id).long(),
+        )  # fmt: skip
+        after = model.model.language_model(
+            inputs_embeds=model.get_input_embeddings()(ids[:, learned:]),
+            position_ids=places[..., learned:], past_key_values=before.past_key_values,
+        )  # fmt: skip
+        found = policy.states([row])[learned:]
+    torch.testing.assert_close(found, after.last_hidden_state[0], atol=2e-4, rtol=0)
 
 
 @pytest.fixture(scope="module")

@@ -154,6 +154,9 @@ class Policy(nn.Module):
         media = [m for p in prompts for m in p.media]
         config = model.config
         places = (token_ids == config.image_token_id) | (token_ids == config.video_token_id)
+        # A sampled answer may hold such a token too, which there stands for nothing.
+        ends = torch.tensor([p.disc_index for p in prompts], device=model.device)
+        places &= torch.arange(width, device=model.device) < ends[:, None]
         features = sum(m.tokens for m in media)
         if int(places.sum()) != features:
             # A pass that does not see its media would train blind, and silently.
