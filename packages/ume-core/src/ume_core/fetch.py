@@ -9,7 +9,8 @@ import os
 import re
 import stat
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from posixpath import splitext
 from urllib.parse import unquote, unquote_to_bytes
 
 from ume_core.errors import EngineUnavailable, LimitExceeded, MediaError, PolicyViolation
@@ -83,7 +84,7 @@ def media_warning(text: str, policy: Policy) -> str | None:
     data = _MEDIA_DATA.match(name)
     if data is None and (len(name) > _LONGEST_NAME or "\n" in name):
         return None
-    suffix = PurePosixPath(re.split("[?#]", name, maxsplit=1)[0]).suffix.lower()
+    suffix = splitext(re.split("[?#]", name, maxsplit=1)[0])[1].lower()
     if (data and data[1] == "image") or suffix in IMAGE_SUFFIXES:
         kind, spelling = "picture", "Image"
     elif data or suffix in VIDEO_SUFFIXES:
