@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ume_core.embedder import Sampling
@@ -180,8 +181,8 @@ class DecodeBatch:
 
 def logprobs(logits: Tensor, tokens: Sequence[int]) -> list[float]:
     """Log-probability of one token per row of logits (rows, vocabulary), at temperature 1."""
-    picked = logits[torch.arange(len(tokens)), list(tokens)].float()
-    return (picked - logits.float().logsumexp(dim=-1)).tolist()
+    chosen = torch.tensor(tokens, device=logits.device)
+    return (-F.cross_entropy(logits.float(), chosen, reduction="none")).tolist()
 
 
 def greedy(logits: Tensor, rows: Sequence[Row]) -> list[int]:  # noqa: ARG001
