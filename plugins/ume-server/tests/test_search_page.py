@@ -45,7 +45,7 @@ def page(model: Embedder, gallery: Path, tmp_path_factory: pytest.TempPathFactor
         white = PILImage.new("RGB", (300, 400), "white")
         white.paste(pizza.convert("RGB").resize((200, 200)), (50, 100))
         white.save(folder / "paper.pdf", save_all=True, append_images=[sun.convert("RGB")])
-    (folder / "note.txt").write_text("<b>a note</b> about a dog", "utf-8")
+    (folder / "note.txt").write_text("<b>a note</b> about a dog. " * 20, "utf-8")
     options = LoadOptions(device="cpu", dtype="float32")
     about = Description.of(model, folder, "both", name="ume-nano", options=options)
     index = Index.create(directory, about)
@@ -292,6 +292,35 @@ def test_it_works_from_the_keyboard_and_says_what_it_is(tab: Any) -> None:
           && !e.textContent.trim()).map(e => e.outerHTML)"""
     )
     assert unnamed == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_to_mend(
+    browser: Any, searched: Running, gallery: Path, scheme: str
+) -> None:
+    library = pytest.importorskip("axe_playwright_python.sync_playwright", reason="it brings axe")
+    axe = library.Axe()
+    context = browser.new_context(viewport={"width": 1100, "height": 800}, color_scheme=scheme)
+    tab = context.new_page()
+
+    def check() -> None:
+        found = axe.run(tab)
+        assert found.violations_count == 0, found.generate_report()
+        assert len(found.response["passes"]) > 10  # it looked
+
+    tab.goto(searched.url)
+    until(tab, "document.getElementById('about').textContent")
+    check()
+    tab.fill("#text", "a dog")
+    tab.keyboard.press("Enter")
+    assert "note.txt" in names(tab)
+    check()
+    tab.set_input_files("#file", gallery / "dog-moving-left.mp4")
+    tab.select_option("#mode", "gen")
+    until(tab, "document.getElementById('thinking').textContent.length > 3")
+    names(tab)
+    check()
+    context.close()
 
 
 def test_it_fits_a_phone_and_follows_dark_mode(browser: Any, searched: Running) -> None:
