@@ -18,6 +18,7 @@ class Limits:
         video_frames: frames the model sees of one video (upstream's maximum is 768).
         video_pixels: source width x height x frames the model sees; the default is 1.5 GB of RGB.
         video_seconds: length of a source video that is decoded.
+        pdf_pages: pages of a PDF file that is indexed or embedded whole.
         text_chars: characters of one item's text, checked before tokenizing.
         input_tokens: tokens of one prompt, visual tokens included; the checkpoint's context length
             bounds it too.
@@ -31,6 +32,7 @@ class Limits:
     video_frames: int = 768
     video_pixels: int = 500_000_000
     video_seconds: float = 4 * 3600.0
+    pdf_pages: int = 10_000
     text_chars: int = 1_000_000
     input_tokens: int = 32_768
     new_tokens: int = 1024

@@ -135,7 +135,7 @@ class QwenEmbedder(ABC):
         progress: Progress | None = None,
     ) -> EmbeddingResult:
         """See `ume_core.Embedder.embed`. Tolerance between batches: 1e-5 in float32."""
-        mode = require_mode(mode, self.modes, self.name)
+        mode = require_mode(mode, self.modes, self.name, self.checkpoint.directory)
         budget = self.budget(max_new_tokens)
         if sampling is not None and mode == "disc":
             raise InvalidOption("sampling was given in disc mode", fix="use mode='gen' or 'both'")

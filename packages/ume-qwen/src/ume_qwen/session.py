@@ -27,7 +27,8 @@ class QwenSession(BaseSession[RenderedPrompt]):
     steps: frozenset[Kind] = frozenset({"gen"})
 
     def __init__(self, embedder: QwenEmbedder, bulk_later: float) -> None:
-        super().__init__(embedder.name, embedder.modes, bulk_later)
+        directory = embedder.checkpoint.directory
+        super().__init__(embedder.name, embedder.modes, bulk_later, directory)
         self._embedder = embedder
         self._decoding: Decoding | None = None
 

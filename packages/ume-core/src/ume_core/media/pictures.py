@@ -114,6 +114,11 @@ def _opened(data: bytes, name: str) -> PILImage.Image:
                 raise MediaError(
                     f"{name} is HEIC, which needs pillow-heif", fix="pip install pillow-heif"
                 ) from error
+            if data.startswith(b"%PDF-"):
+                raise MediaError(
+                    f"{name}: a PDF, whose pages are drawn from files only",
+                    fix="save it, and name a page: Image('doc.pdf#page=1')",
+                ) from error
             raise MediaError(
                 f"{name} is not an image Pillow can read", fix="convert it to PNG or JPEG"
             ) from error

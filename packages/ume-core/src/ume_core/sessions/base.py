@@ -15,6 +15,7 @@ from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from itertools import count
+from pathlib import Path
 from types import TracebackType
 from typing import Generic, Literal
 
@@ -41,14 +42,22 @@ _OTHERS = 256  # waiting jobs looked at to fill a pack
 class BaseSession(ABC, Generic[P]):
     """Base of the sessions. `P` is an item as the engine wants it."""
 
-    def __init__(self, name: str, modes: frozenset[Mode], bulk_later: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        modes: frozenset[Mode],
+        bulk_later: float,
+        model: str | Path | None = None,
+    ) -> None:
         """Have threads, which start with the first item.
 
         Args:
             name: the engine's name.
             modes: the modes it has.
             bulk_later: seconds by which bulk lets queries that come after it go first.
+            model: what the engine loaded, for messages.
         """
+        self._model = model
         self._name, self._modes, self._bulk_later = name, modes, bulk_later
         self._changed = threading.Condition(threading.RLock())
         self._lines: dict[Kind, Line[P]] = {k: Line(_AHEAD, _AHEAD_BYTES) for k in KINDS}
@@ -135,7 +144,7 @@ class BaseSession(ABC, Generic[P]):
         scope: str = "",
     ) -> Future[Embedded]:
         """See `ume_core.session.Session.submit`."""
-        mode = require_mode(mode, self._modes, self._name)
+        mode = require_mode(mode, self._modes, self._name, self._model)
         if sampling is not None and mode == "disc":
             raise InvalidOption("sampling was given in disc mode", fix="use mode='gen' or 'both'")
         if lane not in LANES:

@@ -8,7 +8,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ume_core.errors import InvalidItem, InvalidOption, SignatureMismatch
+from ume_core.fetch import Access
 from ume_core.items import Image, Item, Part, Text, Video
+from ume_core.media import open_image
+from ume_core.pdf import is_pdf
 from ume_core.results import Record
 from ume_core.retrieval import KINDS as KINDS_OF_POLICY
 from ume_core.retrieval import SearchPolicy
@@ -34,6 +37,7 @@ def arguments(parser: Parser) -> None:
     parser.examples(
         "ume search my-index a red apple",
         "ume search my-index --image dog.png 'the same in the snow'",
+        "ume search my-index --image 'paper.pdf#page=3' --top 3",
         "ume search my-index a dog --kind image --under holidays --min-score 0.3",
         "ume search my-index a dog --top 20 -0 | xargs -0 cp -t found/",
         "ume search my-index a dog --json | jq '.hits[].path'",
@@ -43,7 +47,9 @@ def arguments(parser: Parser) -> None:
     parser.add_argument(
         "words", nargs="*", default=[], help="what to look for; quotes are not needed"
     )
-    parser.add_argument("--image", type=Path, help="look for this picture; words may refine it")
+    parser.add_argument(
+        "--image", type=Path, help="look for this picture, or page of a PDF; words may refine it"
+    )
     parser.add_argument("--video", type=Path, help="look for this clip; words may refine it")
     parser.add_argument("--instruction", help="task instruction before the query")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="results (default: 5)")
@@ -60,7 +66,7 @@ def arguments(parser: Parser) -> None:
     shown = parser.add_mutually_exclusive_group()
     json_argument(shown)
     shown.add_argument(
-        "-0", "--null", action="store_true", help="print paths only, each ended by a NUL"
+        "-0", "--null", action="store_true", help="print files' paths only, each ended by a NUL"
     )
     mode_argument(parser, default=None)
     parser.add_argument(
@@ -111,8 +117,8 @@ def _show(hits: list[Hit], record: Record, mode: Mode, args: argparse.Namespace)
         output.print_json({"query": {"mode": mode, **said}, "hits": found})
         return
     if args.null:
-        for hit in hits:
-            _print_bytes(hit.path)
+        for path in dict.fromkeys(hit.path for hit in hits):  # a PDF once, whatever its pages
+            _print_bytes(path)
         return
     if mode != "disc":
         print(f"thinking: {record.thinking or '-'}\nsummary:  {record.summary or '-'}")
@@ -121,15 +127,15 @@ def _show(hits: list[Hit], record: Record, mode: Mode, args: argparse.Namespace)
     for hit in hits:
         summary = f"  ({hit.summary})" if hit.summary and mode != "disc" else ""
         mark = "  [gone]" if hit.gone else ""
-        print(f"{hit.score:7.3f}  {printable(str(hit.path))}{summary}{mark}")
+        print(f"{hit.score:7.3f}  {printable(hit.place)}{summary}{mark}")
     if not hits:
         output.tell("ume: nothing in the index fits")
 
 
 def _hit(hit: Hit) -> dict[str, Any]:
     return {
-        "score": hit.score, "path": str(hit.path), "name": hit.name, "kind": hit.kind,
-        "gone": hit.gone, "thinking": hit.thinking, "summary": hit.summary,
+        "score": hit.score, "path": str(hit.path), "page": hit.page, "name": hit.name,
+        "kind": hit.kind, "gone": hit.gone, "thinking": hit.thinking, "summary": hit.summary,
     }  # fmt: skip
 
 
@@ -178,6 +184,8 @@ def _query(args: argparse.Namespace) -> Item:
     for path in (args.image, args.video):
         if path is not None:
             check_file(path)
+            if is_pdf(str(path)):  # one page of it is named, and can be drawn
+                open_image(Image(path), Access())
     if args.image is not None:
         parts.append(Image(args.image))
     if args.video is not None:

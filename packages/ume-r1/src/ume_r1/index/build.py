@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -16,8 +16,10 @@ from ume_core.fetch import Access
 from ume_core.items import Image, Item, Video
 from ume_core.limits import Limits
 from ume_core.media import load_video, open_image
+from ume_core.pdf import count_pages, draw_page, split_page
 from ume_r1.files import item_from_bytes, kind_of
 from ume_r1.index.listing import EMPTY, Listing, list_folder
+from ume_r1.index.pages import Pages, by_file, file_of
 from ume_r1.index.reading import Content, Unreadable, digest_file, read_file, stamp_file
 from ume_r1.index.rows import Row
 from ume_r1.index.seen import Seen, Stamp
@@ -40,9 +42,9 @@ class BuildReport:
     """What a run did.
 
     Attributes:
-        embedded: files embedded, those repaired included.
-        unchanged: files whose content was indexed already.
-        moved: files whose content was indexed under another name.
+        embedded: files embedded, those repaired included; each page of a PDF counts.
+        unchanged: files and pages whose content was indexed already.
+        moved: files and pages whose content was indexed under another name.
         removed: rows removed because their files are deleted.
         skipped: path of a file or folder -> why it is not indexed as it is now.
         kept: path of a row -> why it is kept although its file was not found.
@@ -64,10 +66,19 @@ class BuildReport:
 
 @dataclass(frozen=True)
 class _Fresh:
-    """A file without a row of its content; `digest` is None where it was not read yet."""
+    """A file or page without a row of its content; `digest` is None where it was not read yet."""
 
     kind: str
     digest: str | None
+    stamp: Stamp
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What is to be embedded next, as it was read."""
+
+    item: Item
+    digest: str
     stamp: Stamp
 
 
@@ -138,7 +149,10 @@ class _Run:
         self._model, self._max_new_tokens, self._progress = model, max_new_tokens, progress
         self._embedder: Embedder | None = None
         self._before = dict(writer.known)
+        self._there: set[str] = set()  # what the folder holds, by the names of rows
+        self._total = len(listing.files)
         self._replaced: set[str] = set()  # rows whose files certainly have another content now
+        self._open: tuple[str, Content, Pages] | None = None
         self._done = 0
         self._written = time.monotonic()
 
@@ -161,27 +175,64 @@ class _Run:
     def _compare(self) -> dict[str, _Fresh]:
         """Find the files whose content is not what their rows hold."""
         fresh: dict[str, _Fresh] = {}
-        for path in self._listing.files:
-            kind = kind_of(PurePosixPath(path)) or ""
+        pages = by_file(self._before.keys() | self.seen.digests().keys())
+        for file in self._listing.files:
+            kind = kind_of(PurePosixPath(file)) or ""
             try:
-                stamp = stamp_file(self._folder, path)
-                digest = self.seen.unchanged(path, stamp)
-                # Without rows there is nothing to compare: files are read once, to be embedded.
-                if digest is None and self._before:
-                    digest, stamp = digest_file(self._folder, path)
+                if kind == "pdf":
+                    kind = "image"
+                    rows, stamp = self._pages(file, pages.get(file, []))
+                    self._total += len(rows) - 1
+                else:
+                    rows, stamp = self._content(file)
             except Unreadable as error:
-                self._skip(path, error)
+                self._skip(file, error, pages.get(file, [file]))
                 continue
-            if digest is not None and self._writer.known.get(path) == (kind, digest):
-                self.seen.put(path, digest, stamp)
-                self.report.unchanged += 1
-                self._advance()
-            else:
-                fresh[path] = _Fresh(kind, digest, stamp)
-        for path in self.seen.digests().keys() - set(self._before) - set(self._listing.files):
-            if self._listing.unsure(path):
+            self._there.update(rows)
+            for path, digest in rows.items():
+                if digest is not None and self._writer.known.get(path) == (kind, digest):
+                    self.seen.put(path, digest, stamp)
+                    self.report.unchanged += 1
+                    self._advance()
+                else:
+                    fresh[path] = _Fresh(kind, digest, stamp)
+        for path in self.seen.digests().keys() - set(self._before) - self._there:
+            if self._listing.unsure(file_of(path)):
                 self.report.skipped[path] = "its row was damaged, and it cannot be found to repair"
         return fresh
+
+    def _content(self, file: str) -> tuple[Mapping[str, str | None], Stamp]:
+        """The one row that a file has: name -> digest."""
+        stamp = stamp_file(self._folder, file)
+        digest = self.seen.unchanged(file, stamp)
+        # Without rows there is nothing to compare: files are read once, to be embedded.
+        if digest is None and self._before:
+            digest, stamp = digest_file(self._folder, file)
+        return {file: digest}, stamp
+
+    def _pages(self, file: str, known: list[str]) -> tuple[Mapping[str, str | None], Stamp]:
+        """The rows that a PDF has, a page each: name -> digest; `known` are those of its name."""
+        stamp = stamp_file(self._folder, file)
+        for row in known:
+            digest = self.seen.unchanged(row, stamp)
+            if digest is not None:
+                return Pages.of(digest).rows(file), stamp
+        content, pages = self._read(file)
+        return pages.rows(file), content.stamp
+
+    def _read(self, file: str) -> tuple[Content, Pages]:
+        """The content of a file, and what pages a PDF has; read once for pages in a row."""
+        if self._open is None or self._open[0] != file:
+            self._open = None  # not two at a time
+            content = read_file(self._folder, file)
+            count = 0
+            if kind_of(PurePosixPath(file)) == "pdf":
+                try:
+                    count = count_pages(content.data, "it", Limits())
+                except UmeError as error:
+                    raise Unreadable(str(error), replaced=True) from error
+            self._open = file, content, Pages(content.digest, count)
+        return self._open[1:]
 
     def _copy(self, sources: dict[str, str], fresh: dict[str, _Fresh]) -> set[str]:
         """Rows of content that is indexed under another name; returns the files that were copied.
@@ -213,12 +264,17 @@ class _Run:
         return copied
 
     def _embed(self, paths: list[str], fresh: dict[str, _Fresh]) -> None:
-        chunk: dict[str, tuple[Content, Item]] = {}
+        chunk: dict[str, _Held] = {}
         held = 0
         for path in paths:
+            file, page = split_page(path)
             try:
-                content = read_file(self._folder, path)
-                item = item_from_bytes(content.data, fresh[path].kind, path, Limits())
+                content, pages = self._read(file)
+                data, digest = content.data, content.digest
+                if page is not None:
+                    data = draw_page(content.data, page, "it", Limits())
+                    digest = pages.digest(page)
+                item = item_from_bytes(data, fresh[path].kind, path, Limits())
                 self._refuse_early(item)
             except Unreadable as error:
                 self._skip(path, error)
@@ -226,15 +282,16 @@ class _Run:
             except UmeError as error:
                 self._skip(path, Unreadable(_reason(str(error)), replaced=True))
                 continue
-            if chunk and held + len(content.data) > _CHUNK_BYTES:
+            if chunk and held + len(data) > _CHUNK_BYTES:
                 self._commit(chunk)
                 held = 0
-            chunk[path] = content, item
-            held += len(content.data)
+            chunk[path] = _Held(item, digest, content.stamp)
+            held += len(data)
             if len(chunk) == _CHUNK[self._index.description.mode]:
                 self._commit(chunk)
                 held = 0
         self._commit(chunk)
+        self._open = None
 
     def _refuse_early(self, item: Item) -> None:
         """Find out what cannot be decoded before a model is loaded for it.
@@ -250,13 +307,13 @@ class _Run:
             elif isinstance(part, Video):
                 load_video(part, Access())
 
-    def _commit(self, chunk: dict[str, tuple[Content, Item]]) -> None:
+    def _commit(self, chunk: dict[str, _Held]) -> None:
         """Embed and store these files, and empty the chunk."""
         if not chunk:
             return
         mode = self._index.description.mode
         result = self._load().embed(
-            [item for _, item in chunk.values()],
+            [held.item for held in chunk.values()],
             mode=mode,
             max_new_tokens=self._max_new_tokens,
             on_error="record",
@@ -267,12 +324,12 @@ class _Run:
                 reason = _reason(record.reason or "it cannot be embedded")
                 self._skip(path, Unreadable(reason, replaced=True))
                 continue
-            content, item = chunk[path]
+            held = chunk[path]
             rows.append(
                 Row(
                     path=path,
-                    digest=content.digest,
-                    kind=item.modality,
+                    digest=held.digest,
+                    kind=held.item.modality,
                     status=record.status,
                     thinking=record.thinking,
                     summary=record.summary,
@@ -284,7 +341,7 @@ class _Run:
         for row in rows:
             if self.seen.digest(row.path) == row.digest and row.path not in self._before:
                 self.report.repaired.append(row.path)
-            self.seen.put(row.path, row.digest, chunk[row.path][0].stamp)
+            self.seen.put(row.path, row.digest, chunk[row.path].stamp)
         self.report.embedded += len(rows)
         self._advance(len(rows))
         chunk.clear()
@@ -301,8 +358,10 @@ class _Run:
     def _remove(self, sources: set[str], prune: bool) -> None:
         """Remove the rows of deleted and replaced files, if there is evidence."""
         gone: list[str] = []
-        for path in sorted(set(self._before) - set(self._listing.files)):
-            unsure = self._listing.unsure(path)
+        for path in sorted(set(self._before) - self._there):
+            if path in self._replaced or path in self.report.kept:  # its file is there
+                continue
+            unsure = self._listing.unsure(file_of(path))
             if unsure is None or (prune and unsure[1] == EMPTY):
                 gone.append(path)
             else:
@@ -317,18 +376,19 @@ class _Run:
         moved = [path for path in gone if path in sources]
         self._writer.remove(sorted({*lost, *moved}))
 
-    def _skip(self, path: str, error: Unreadable) -> None:
+    def _skip(self, path: str, error: Unreadable, rows: Sequence[str] | None = None) -> None:
+        """Leave out a file or page; `rows` are those of a whole file, if it has others than one."""
         self.report.skipped[path if path.isprintable() else ascii(path)[1:-1]] = error.reason
-        if path in self._before:
-            if error.replaced:
-                self._replaced.add(path)
-            else:
-                self.report.kept[path] = f"{path}: {error.reason}"
+        for row in rows or [path]:
+            if row in self._before and error.replaced:
+                self._replaced.add(row)
+            elif row in self._before:
+                self.report.kept[row] = f"{path}: {error.reason}"
         self._advance()
 
     def _advance(self, files: int = 1) -> None:
         self._done += files
-        self._progress(self._done, len(self._listing.files))
+        self._progress(self._done, self._total)
 
 
 def _reason(text: str) -> str:

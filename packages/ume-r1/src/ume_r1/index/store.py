@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from ume_core.embedder import Embedder
 from ume_core.errors import InvalidOption
+from ume_core.pdf import page_name, split_page
 from ume_core.results import Vectors
 from ume_core.signature import Signature
 from ume_r1.index import description as about_file
@@ -27,6 +28,7 @@ from ume_r1.index.description import Description, mismatch, read_description
 from ume_r1.index.disk import digest_of, entries, remove, temporary
 from ume_r1.index.errors import DamagedIndex, disk_error
 from ume_r1.index.options import Asked
+from ume_r1.index.pages import content_of, file_of
 from ume_r1.index.rows import Narrow
 from ume_r1.index.seal import damaged_files
 from ume_r1.index.snapshot import Snapshot, known_rows
@@ -37,6 +39,7 @@ TEMPORARY = tuple(
     temporary(Path(name)).name for name in (about_file.NAME, seen.NAME, snapshot.NAME)
 )
 _OURS = {FOLDER, _LOCK, about_file.NAME, seen.NAME, snapshot.NAME, *TEMPORARY}
+_TOLD = ("kind", "score", "thinking", "summary")  # of a row, in a hit
 _SAMPLE = 16  # files compared before an index is taken to belong to a folder of another name
 T = TypeVar("T")
 
@@ -47,7 +50,7 @@ class Hit:
 
     Attributes:
         path: the file, where the indexed folder is now.
-        name: its path in the folder, `/` between the parts.
+        name: its path in the folder, `/` between the parts; of a PDF's page, with `#page=3`.
         kind: `image`, `video` or `text`.
         score: cosine similarity.
         thinking, summary: what gen wrote when it was indexed; empty in disc mode.
@@ -59,6 +62,16 @@ class Hit:
     score: float
     thinking: str
     summary: str
+
+    @property
+    def page(self) -> int | None:
+        """The page, counted from 1, if it is one of a PDF."""
+        return split_page(self.name)[1]
+
+    @property
+    def place(self) -> str:
+        """The path, with the page behind it if it is one: what `Image` and `--image` take."""
+        return str(self.path) if self.page is None else page_name(str(self.path), self.page)
 
     @property
     def gone(self) -> bool:
@@ -214,7 +227,7 @@ class Index:
     def _hits(self, rows: list[dict[str, Any]]) -> list[Hit]:
         folder = self.folder
         return [
-            Hit(folder / r["path"], r["path"], r["kind"], r["score"], r["thinking"], r["summary"])
+            Hit(folder / file_of(r["path"]), r["path"], *(r[name] for name in _TOLD))
             for r in rows
             # A foreign index must not lead a reader out of its folder.
             if not PurePosixPath(r["path"]).is_absolute() and ".." not in r["path"].split("/")
@@ -235,7 +248,7 @@ class Index:
         except DamagedIndex:  # which is repaired when it knows its folder
             rows = sorted(seen.Seen(self.directory).digests().items())
         sample = rows[:: max(1, len(rows) // _SAMPLE)][:_SAMPLE]
-        same = sum(_digest(folder / path) == digest for path, digest in sample)
+        same = sum(_digest(folder / file_of(path)) == content_of(digest) for path, digest in sample)
         # Where the old folder is still there, only an exact copy of it is no mistake.
         enough = len(sample) if is_there(old) else len(sample) // 2 + 1
         if sample and same < enough:

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from ume_core.embedder import Embedder
 from ume_core.errors import InvalidOption, UmeError
-from ume_core.fetch import Access
+from ume_core.fetch import Access, read_source
 from ume_core.items import Item, Part
 from ume_core.limits import Policy
 from ume_core.results import Vectors
@@ -247,7 +247,10 @@ class SearchPage:
         like = fields.text("like")
         if like is not None:
             path, kind = self._file(like)
-            data = path.read_bytes() if path.stat().st_size <= self._limits.file_bytes else b""
+            try:
+                data = read_source(path, self._thumbnails.access)
+            except UmeError:  # its message names the file's place on this machine
+                raise InvalidOption("the file cannot be read any more", fix="search anew") from None
             return item_from_bytes(data, kind, "the file", self._limits)
         parts: list[Part] = []
         for name in ("image", "video"):
@@ -261,7 +264,7 @@ class SearchPage:
         return Item(tuple(parts))
 
     def _file(self, name: str) -> tuple[Path, str]:
-        """A file of the index; only names that stand in it are files."""
+        """A file or page of the index; only names that stand in it are."""
         if name not in self._known:
             self._known = self.index.known()
         if name not in self._known:
