@@ -15,8 +15,7 @@ from hypothesis import HealthCheck, given, settings
 
 import ume_core
 from tools.load.requests import bodies, judge
-from ume_core.limits import Policy
-from ume_server.settings import SERVER_LIMITS, Settings
+from ume_server.settings import SERVER_LIMITS, SERVER_POLICY, Settings
 from ume_server.testing import running
 
 _PATHS = ("/v1/embeddings", "/v2/embed", "/v1/multimodalembeddings")
@@ -30,7 +29,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0)
     args = parser.parse_args()
     model = ume_core.load(
-        "ume-nano", engine="torch", device="cpu", dtype="float32", policy=Policy.closed(),
+        "ume-nano", engine="torch", device="cpu", dtype="float32", policy=SERVER_POLICY,
         limits=SERVER_LIMITS,
     )  # fmt: skip
     statuses: dict[int, int] = {}

@@ -19,14 +19,13 @@ from starlette.types import ASGIApp
 
 from ume_core.errors import UmeError
 from ume_core.fetch import Access
-from ume_core.limits import Policy
 from ume_core.session import Session
 from ume_core.signature import Signature
 from ume_server import examples
 from ume_server.errors import ApiError, public
 from ume_server.middleware import Gate
 from ume_server.service import Answered, ClientGone, Service, nearby
-from ume_server.settings import Settings
+from ume_server.settings import SERVER_POLICY, Settings
 from ume_server.wire import cohere, openai, voyage
 from ume_server.wire.ask import Ask, Served, read_json
 from ume_server.wire.parts import PartReader, fetches
@@ -44,7 +43,7 @@ class Api:
         settings = service.settings
         self.service = service
         self._reader = PartReader(
-            Access(Policy.closed(), settings.limits), urls=bool(settings.url_hosts)
+            Access(SERVER_POLICY, settings.limits), urls=bool(settings.url_hosts)
         )
 
     async def embeddings(self, request: Request) -> Response:

@@ -22,7 +22,7 @@ class Thumbnails:
     """JPEGs of an index's files, kept in memory. Thread-safe."""
 
     def __init__(self, folder: Path, limits: Limits) -> None:
-        self._access = Access(Policy(roots=(folder,), urls=False), limits)
+        self._access = Access(Policy(roots=(folder,), urls=False, isolate=True), limits)
         self._kept: OrderedDict[tuple[Path, int, int], bytes] = OrderedDict()
         self._bytes, self._lock = 0, threading.Lock()
 
