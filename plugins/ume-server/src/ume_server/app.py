@@ -14,7 +14,7 @@ from fastapi.exceptions import HTTPException
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.types import ASGIApp
 
 from ume_core.errors import UmeError
@@ -215,7 +215,8 @@ def create_app(
     app.add_api_route("/health", api.health, tags=["server"])
     app.add_api_route("/ready", api.ready, tags=["server"], response_model=None,
                       responses={503: examples.ERROR})  # fmt: skip
-    app.add_api_route("/metrics", api.metrics, tags=["server"], response_model=None)
+    app.add_api_route("/metrics", api.metrics, tags=["server"], response_model=None,
+                      response_class=PlainTextResponse)  # fmt: skip
     app.add_api_route("/v1/models", api.models, tags=["embeddings"])
     for path, call, body in (
         ("/v1/embeddings", api.embeddings, examples.EMBEDDINGS),
@@ -225,9 +226,13 @@ def create_app(
         app.add_api_route(
             path, call, methods=["POST"], tags=["embeddings"], response_model=None,
             openapi_extra={
-                "requestBody": {"required": True, "content": {"application/json": body}}
+                "requestBody": {
+                    "required": True,
+                    "content": {"application/json": examples.named(body, served.names)},
+                }
             },
-            responses=dict.fromkeys(_REFUSALS, examples.ERROR),
+            responses=dict.fromkeys(_REFUSALS, examples.ERROR)
+            | ({200: examples.STREAM} if call == api.embeddings else {}),
         )  # fmt: skip
     if add is not None:
         add(app, service)
