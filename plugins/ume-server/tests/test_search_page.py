@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import resource
 import shutil
 import time
 from collections.abc import Iterator
@@ -57,6 +58,20 @@ def page(model: Embedder, gallery: Path, tmp_path_factory: pytest.TempPathFactor
 def searched(model: Embedder, page: SearchPage) -> Iterator[Running]:
     with running(model, Settings(hosts=("localhost",)), page.add) as found:
         yield found
+
+
+def test_a_full_disk_stops_no_search_and_no_thumbnail(searched: Running) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with searched.client() as client:
+            for name in ("carrot.png", "dog-moving-left.mp4"):
+                small = client.get("/thumbnail", params={"path": name})
+                assert small.headers["content-type"] == "image/jpeg"
+            found = client.post("/search", json={"text": "a dog"})
+            assert "event: results" in found.text
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,8 @@ class Limits:
         new_tokens: tokens gen mode may generate. The published mean is 403; its own limit of 8192
             lets one looping item hold a whole batch.
         url_seconds: time allowed for one download.
+        decode_seconds: time allowed for decoding one clip or picture, where `Policy.isolate` has it
+            done in another process.
     """
 
     image_pixels: int = 100_000_000
@@ -37,6 +39,7 @@ class Limits:
     input_tokens: int = 32_768
     new_tokens: int = 1024
     url_seconds: float = 30.0
+    decode_seconds: float = 120.0
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,9 @@ class Policy:
         hosts: if given, the only hosts that URLs and redirects may name, by name or address.
         private_networks: whether a URL's host may have a loopback, private or other special
             address. Redirects are checked too.
+        isolate: whether clips, and pictures of rare kinds, are decoded in processes of their own,
+            so that bytes on which a decoder crashes or hangs cost their item alone
+            (`ume_core.media.isolation`). Same pixels.
     """
 
     files: bool = True
@@ -57,6 +63,7 @@ class Policy:
     urls: bool = True
     hosts: tuple[str, ...] | None = None
     private_networks: bool = False
+    isolate: bool = False
 
     def __post_init__(self) -> None:
         """Accept one root or host alone, and roots as strings."""

@@ -36,9 +36,9 @@ class QwenSession(BaseSession[RenderedPrompt]):
         """See `QwenEmbedder.check_process`."""
         self._embedder.check_process()
 
-    def prepare(self, item: Item, how: How) -> RenderedPrompt:
+    def prepare(self, item: Item, how: How, scope: str) -> RenderedPrompt:
         """Its prompt; up to `<disc_emb>` in disc mode: attention is causal."""
-        return self._embedder.prepared(item, how.mode, how.budget)
+        return self._embedder.prepared(item, how.mode, how.budget, scope)
 
     def size(self, prepared: RenderedPrompt) -> int:
         """Bytes of its pixels."""

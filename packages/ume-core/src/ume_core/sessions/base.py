@@ -28,9 +28,10 @@ from ume_core.errors import (
     UmeError,
 )
 from ume_core.forks import call_in_progress
-from ume_core.items import Item, ItemLike, as_item, with_instruction
+from ume_core.items import Item, ItemLike, Video, as_item, with_instruction
+from ume_core.media.isolation import is_rare
 from ume_core.session import LANES, Embedded, Lane, Load, OnToken
-from ume_core.sessions.jobs import How, Job, Line, P, Ticket
+from ume_core.sessions.jobs import How, Job, Line, P, Queue, Ticket
 from ume_core.signature import Mode
 
 Kind = Literal["disc", "gen"]
@@ -67,17 +68,23 @@ class BaseSession(ABC, Generic[P]):
         self._timed: list[Ticket[P]] = []
         self._numbers, self._shared = count(), 0
         self._closed = False
-        readers = max(2, min(8, os.cpu_count() or 2))
+        # One more than may read what takes long: texts and pictures do not wait for clips.
+        self._slow, self._most_slow = 0, max(2, min(8, os.cpu_count() or 2))
         self._threads = [
             threading.Thread(target=self._read, name="ume-read", daemon=True)
-            for _ in range(readers)
+            for _ in range(self._most_slow + 1)
         ]
         self._threads.append(threading.Thread(target=self._compute, name="ume-run", daemon=True))
         self._began, self._process = False, os.getpid()
 
     @abstractmethod
-    def prepare(self, item: Item, how: How) -> P:
+    def prepare(self, item: Item, how: How, scope: str) -> P:
         """Read an item's media and lay it out. Called by several threads.
+
+        Args:
+            item: what to read.
+            how: what is asked for it.
+            scope: whose it is; what is remembered of it serves the same scope only.
 
         Raises:
             UmeError: the item is bad.
@@ -173,10 +180,10 @@ class BaseSession(ABC, Generic[P]):
                 for thread in self._threads:
                     thread.start()
             due = now + (self._bulk_later if lane == "bulk" else 0.0)
-            job = Job[P](next(self._numbers), whole, how, scope, now, due)
+            job = Job[P](next(self._numbers), whole, how, scope, now, due, _reads_slowly(whole))
             ticket = Ticket[P](future, job, None if deadline is None else now + deadline, on_token)
             job.tickets.append(ticket)
-            self._line(job).unread.put(job)
+            self._line(job).unread_of(job).put(job)
             if ticket.deadline is not None:
                 self._timed.append(ticket)
             self._changed.notify_all()
@@ -190,7 +197,9 @@ class BaseSession(ABC, Generic[P]):
             for job in self._running.values():
                 running[_kind(job)] += 1
             waiting: dict[str, int] = {kind: len(self._lines[kind]) for kind in KINDS}
-            reading = sum(line.reading + len(line.unread) for line in self._lines.values())
+            reading = sum(
+                line.reading + len(line.unread) + len(line.slow) for line in self._lines.values()
+            )
             return Load(waiting, running, reading, self._shared)
 
     def close(self, *, drain: bool = True) -> None:
@@ -268,28 +277,38 @@ class BaseSession(ABC, Generic[P]):
                     job = self._next_unread()
             line = self._line(job)
             try:
-                prepared = self.prepare(job.item, job.how)
+                prepared = self.prepare(job.item, job.how, job.scope)
                 size, key = self.size(prepared), self.key(prepared, job.how)
             except Exception as caught:  # so that one bad item cannot take the others down
                 error = as_ume_error(caught)
                 with self._changed:
                     line.reading -= 1
+                    self._slow -= job.slow
                     self._finish(job, error)
                     self._changed.notify_all()
                 continue
             with self._changed:
                 line.reading -= 1
+                self._slow -= job.slow
                 self._ready(job, prepared, size, None if key is None else (job.scope, key))
                 self._changed.notify_all()
 
     def _next_unread(self) -> Job[P] | None:
         """The item that is due first, of the lines that may be read further ahead."""
-        open_lines = [x for x in self._lines.values() if len(x.unread) and x.has_room]
-        if not open_lines:
+        found: list[tuple[Line[P], Queue[P]]] = []
+        for line in self._lines.values():
+            if line.has_room:
+                found.append((line, line.unread))
+                if self._slow < self._most_slow:
+                    found.append((line, line.slow))
+        found = [(line, queue) for line, queue in found if len(queue)]
+        if not found:
             return None
-        line = min(open_lines, key=lambda x: x.unread.due)
+        line, queue = min(found, key=lambda one: one[1].due)
+        job = queue.pop()
         line.reading += 1
-        return line.unread.pop()
+        self._slow += job.slow
+        return job
 
     def _ready(self, job: Job[P], prepared: P, size: int, key: Hashable) -> None:
         """A job can be computed, or shares what an equal one gets."""
@@ -401,7 +420,7 @@ class BaseSession(ABC, Generic[P]):
         """Nobody waits for a job any more; what it holds is free, or will be at the next step."""
         job.done = True
         line = self._line(job)
-        line.unread.discard(job)
+        line.unread_of(job).discard(job)
         if job.began is None and job.prepared is not None:
             line.ready.discard(job)
             line.held -= job.size
@@ -455,12 +474,25 @@ class BaseSession(ABC, Generic[P]):
         return self._lines[_kind(job)]
 
     def _all(self) -> list[Job[P]]:
-        waiting = [j for x in self._lines.values() for q in (x.unread, x.ready) for j in q]
+        waiting = [j for x in self._lines.values() for q in (x.unread, x.slow, x.ready) for j in q]
         return [*waiting, *self._running.values()]
 
 
 def _kind(job: Job[P]) -> Kind:
     return "disc" if job.how.mode == "disc" else "gen"
+
+
+def _reads_slowly(item: Item) -> bool:
+    """Whether it holds a clip, a picture of a rare kind, or anything that is fetched."""
+    for part in item.media:
+        source = part.source
+        if isinstance(part, Video) and part.frames is None:
+            return True
+        if isinstance(source, bytes) and is_rare(source):
+            return True
+        if isinstance(source, str) and source[:8].lower().startswith(("http:", "https:")):
+            return True
+    return False
 
 
 def _tell(ticket: Ticket[P], sample: int, text: str) -> None:

@@ -19,7 +19,6 @@ from ume_core.embedder import Embedder
 from ume_core.errors import InvalidOption, UmeError
 from ume_core.fetch import Access, read_source
 from ume_core.items import Item, Part
-from ume_core.limits import Policy
 from ume_core.results import Vectors
 from ume_core.retrieval import KINDS, Kind, SearchPolicy, fused, margin
 from ume_core.session import Embedded
@@ -31,6 +30,7 @@ from ume_server.admission import Weight
 from ume_server.errors import ApiError, public
 from ume_server.search.thumbnails import Thumbnails
 from ume_server.service import Service
+from ume_server.settings import SERVER_POLICY
 from ume_server.wire.ask import Ask, Fields, read_json
 from ume_server.wire.parts import PartReader
 
@@ -92,7 +92,7 @@ class SearchPage:
         """Add the page's routes to a server's."""
         self._service = service
         self._limits = service.settings.limits
-        self._reader = PartReader(Access(Policy.closed(), self._limits), urls=False)
+        self._reader = PartReader(Access(SERVER_POLICY, self._limits), urls=False)
         self._thumbnails = Thumbnails(self.index.folder, self._limits)
         for path, (name, kind) in _PAGE.items():
             content = (files("ume_server.search") / "page" / name).read_bytes()

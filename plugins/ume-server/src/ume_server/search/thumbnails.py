@@ -27,7 +27,7 @@ class Thumbnails:
     """
 
     def __init__(self, folder: Path, limits: Limits) -> None:
-        self.access = Access(Policy(roots=(folder,), urls=False), limits)
+        self.access = Access(Policy(roots=(folder,), urls=False, isolate=True), limits)
         self._kept: OrderedDict[tuple[Path, int, int], bytes] = OrderedDict()
         self._bytes, self._lock = 0, threading.Lock()
 
