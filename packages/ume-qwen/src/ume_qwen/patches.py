@@ -361,6 +361,22 @@ class Patchifier:
             np.take(self._table[channel], bytes_[:, channel], out=out[:, channel])
         return np.reshape(out, (rows, -1))
 
+    def pixels(self, visual: VisualInput) -> npt.NDArray[np.uint8]:
+        """The resized frames that `cut` made patches of: uint8 (T, H, W, 3)."""
+        times, height, width = visual.grid
+        values = np.reshape(visual.patches, (len(visual.patches), len(self._table), -1))
+        bytes_ = np.empty(values.shape, dtype=np.uint8)
+        for channel, row in enumerate(self._table):  # rises, and holds every value
+            bytes_[:, channel] = np.searchsorted(row, values[:, channel])
+        shape = (
+            times, height // MERGE, width // MERGE, MERGE, MERGE,
+            len(self._table), TEMPORAL_PATCH, PATCH, PATCH,
+        )  # fmt: skip
+        # Axes back from `cut`'s to (t, frame, H, mh, ph, W, mw, pw, channel).
+        frames = np.transpose(np.reshape(bytes_, shape), (0, 6, 1, 3, 7, 2, 4, 8, 5))
+        size = (times * TEMPORAL_PATCH, height * PATCH, width * PATCH, len(self._table))
+        return np.reshape(np.ascontiguousarray(frames), size)
+
 
 def _scoped(visual: VisualInput, scope: str) -> VisualInput:
     """The same under a digest of its scope."""

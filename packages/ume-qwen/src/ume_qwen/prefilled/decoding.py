@@ -36,12 +36,14 @@ class Ticket:
         state: the state that was wanted, (dim,); see `Generated` for one of generated tokens.
         done: whether all has come.
         error: why it failed.
+        warning: what its answer's record should say.
     """
 
     ids: list[int] = field(default_factory=list[int])
     state: Vectors | None = None
     done: bool = False
     error: UmeError | None = None
+    warning: str | None = None
 
 
 class Backend(Protocol):
@@ -89,6 +91,11 @@ class _Job:
     request: GenRequest
     disc: Ticket
     rows: list[_Row] = field(default_factory=list[_Row])
+
+    @property
+    def warnings(self) -> list[str | None]:
+        """Of the requests that gave states."""
+        return [row.ticket.warning for row in self.rows]
 
     @property
     def tickets(self) -> list[Ticket]:
@@ -234,9 +241,11 @@ class PrefilledDecoding:
         tokenizer, prompt = self._prepare.tokenizer, job.request.prompt
         samples = tuple(sample(tokenizer, a.ids, a.given, a.forced) for a in answered)
         forced = next((s.reason for s in samples if s.status == "forced"), None)
+        said = dict.fromkeys(w for w in job.warnings if w is not None)
         record = Record(
-            "forced" if forced else "ok", forced, len(prompt.ids), samples, prompt.warnings
-        )
+            "forced" if forced else "ok", forced, len(prompt.ids), samples,
+            (*prompt.warnings, *said),
+        )  # fmt: skip
         assert job.disc.state is not None
         disc, *gen = (
             unit(state[None])[0] for state in (job.disc.state, *(a.state for a in answered))
