@@ -29,8 +29,9 @@ from PIL import Image as PILImage
 import ume_core
 from tools.load.client import Case, Tally, drive
 from tools.load.report import write
-from tools.load.servers import NAIVE, OURS, Served, processor, served
-from ume_core.items import Image
+from tools.load.servers import NAIVE, OURS, VLLM_PYTHON, Served, processor, served, vllm
+from ume_core.items import Image, Item, Text
+from ume_qwen.embedder import QwenEmbedder
 
 WORDS = "red apple dog bus house tree cat moon ship bread camera castle left of above on a".split()
 CLIENTS = 32
@@ -64,7 +65,11 @@ def main() -> None:
         for t, v in zip(some, gens, strict=True)
     ]
     mixed = mixture(model)
-    found["side"] = {"naive": beside(log, NAIVE, disc, gen), "ours": beside(log, OURS, disc, gen)}
+    found["side"] = {
+        "naive": beside(log, NAIVE, disc, gen),
+        "vllm": beside_vllm(log, texts, some),
+        "ours": beside(log, OURS, disc, gen),
+    }
     with served(log, *OURS) as server:
         found["interference"] = interference(server, disc, gen)
         found["mixed"] = whole(server, mixed, args.requests, args.minutes)
@@ -153,6 +158,45 @@ def beside(log: Path, command: tuple[str, ...], disc: list[Case], gen: list[Case
         for name, cases in (("disc", disc), ("gen", gen)):
             out[name] = summary(asyncio.run(drive(server.port, iter(cases), CLIENTS)))
             print(f"{command[1]} {name}: {out[name]}", flush=True)
+    return out
+
+
+def beside_vllm(log: Path, texts: list[str], some: list[str]) -> Any:
+    """The same of vLLM's own server; None where `tools/setup vllm` has not been run.
+
+    Its embeddings are asked for with the token ids of our prompts up to `<disc_emb>`, without the
+    blank picture, which has no token ids, and compared with `embed` under that convention. Its
+    chat completions take the recipe's own texts and write as many tokens.
+    """
+    if not Path(VLLM_PYTHON).exists():
+        return None
+    model = ume_core.load(
+        "ume-nano", engine="torch", device="cpu", dtype="float32", text_only="plain"
+    )
+    assert isinstance(model, QwenEmbedder)
+    vectors = embed(model, texts)
+    disc = [
+        Case("disc", body(model="ume-nano", input=model.prepared(Item((Text(t),)), "disc", 0)
+             .ids.tolist()), v)
+        for t, v in zip(texts, vectors, strict=True)
+    ]  # fmt: skip
+    before, after = model.prepare.conventions.prompt.around_disc(True)
+    gen = [
+        Case("gen", body(
+            model="ume-nano", max_tokens=GEN_TOKENS, ignore_eos=True, temperature=0,
+            messages=[{"role": "user", "content": f"{t}{before}<disc_emb>{after}"}],
+        ))
+        for t in some
+    ]  # fmt: skip
+    place, out = model.checkpoint.directory, dict[str, Any]()
+    for name, runner, path, cases in (
+        ("disc", "pooling", "/v1/embeddings", disc),
+        ("gen", "generate", "/v1/chat/completions", gen),
+    ):
+        with served(log, *vllm(place, runner), python=VLLM_PYTHON) as server:
+            asyncio.run(drive(server.port, iter(cases[:50]), 8, path=path))  # warm
+            out[name] = summary(asyncio.run(drive(server.port, iter(cases), CLIENTS, path=path)))
+            print(f"vllm {name}: {out[name]}", flush=True)
     return out
 
 

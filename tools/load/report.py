@@ -30,9 +30,10 @@ def plot(path: Path, found: dict[str, Any]) -> None:
     middle.set(xlabel="seconds", ylabel="answers", title="mixed run: answers")
     side = found["side"]
     places = range(2)
-    for shift, name in ((-0.2, "naive"), (0.2, "ours")):
-        values = [side[name]["disc"]["per_second"], side[name]["gen"]["tokens_per_second"]]
-        right.bar([p + shift for p in places], values, 0.4, label=name)
+    for shift, name in ((-0.25, "naive"), (0, "vllm"), (0.25, "ours")):
+        if side.get(name) is not None:
+            values = [side[name]["disc"]["per_second"], side[name]["gen"]["tokens_per_second"]]
+            right.bar([p + shift for p in places], values, 0.25, label=name)
     right.set(title="side by side", yscale="log")
     right.set_xticks(list(places), ["disc, answers/s", "gen, tokens/s"])
     right.legend()
