@@ -43,6 +43,7 @@ _CHECKS = [
     not_a_server_error, status_code_conformance, content_type_conformance,
     response_schema_conformance,
 ]  # fmt: skip
+_ROUND = 250  # cases of each kind in turn, so that a run that is cut short has both
 _WARM = 2000  # cases after which caches are full and memory should stay
 
 
@@ -84,7 +85,7 @@ def fuzz(url: str, cases: int, minutes: float, watch: Callable[[int], None] | No
     """
     sent, end = Sent(), time.monotonic() + 60 * minutes
     how = settings(
-        max_examples=cases // 2, deadline=None, database=None,
+        max_examples=min(_ROUND, cases // 2), deadline=None, database=None,
         phases=[Phase.generate, Phase.shrink],
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large,
                                HealthCheck.filter_too_much],
@@ -121,8 +122,9 @@ def fuzz(url: str, cases: int, minutes: float, watch: Callable[[int], None] | No
                 judge(plain, json.dumps(case.body, default=str))
             noted()
 
-        near()
-        by_schema()
+        while sent.cases < cases and time.monotonic() < end:
+            near()
+            by_schema()
     return sent
 
 

@@ -231,8 +231,10 @@ def create_app(
                     "content": {"application/json": examples.named(body, served.names)},
                 }
             },
-            responses=dict.fromkeys(_REFUSALS, examples.ERROR)
-            | ({200: examples.STREAM} if call == api.embeddings else {}),
+            responses={
+                **dict.fromkeys(_REFUSALS, examples.ERROR),
+                **({200: examples.STREAM} if call == api.embeddings else {}),
+            },
         )  # fmt: skip
     if add is not None:
         add(app, service)

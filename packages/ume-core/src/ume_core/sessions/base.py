@@ -37,6 +37,7 @@ from ume_core.signature import Mode
 Kind = Literal["disc", "gen"]
 KINDS: tuple[Kind, ...] = ("disc", "gen")
 _AHEAD, _AHEAD_BYTES = 256, 256 * 1024 * 1024  # prepared items of a line; whichever comes first
+_SHORT = 2000  # characters
 _OTHERS = 256  # waiting jobs looked at to fill a pack
 
 
@@ -60,7 +61,11 @@ class BaseSession(ABC, Generic[P]):
         """
         self._model = model
         self._name, self._modes, self._bulk_later = name, modes, bulk_later
-        self._changed = threading.Condition(threading.RLock())
+        # One lock; the thread that computes waits for the one, those that read for the other: to
+        # wake them all for each item would cost more than most items take to read.
+        lock = threading.RLock()
+        self._changed, self._to_read = threading.Condition(lock), threading.Condition(lock)
+        self._wakes = float("inf")  # when the thread that computes looks for deadlines next
         self._lines: dict[Kind, Line[P]] = {k: Line(_AHEAD, _AHEAD_BYTES) for k in KINDS}
         self._inflight: dict[Hashable, Job[P]] = {}
         self._running: dict[int, Job[P]] = {}
@@ -172,6 +177,12 @@ class BaseSession(ABC, Generic[P]):
             )
         now = time.monotonic()
         future: Future[Embedded] = Future()
+        due = now + (self._bulk_later if lane == "bulk" else 0.0)
+        job = Job[P](next(self._numbers), whole, how, scope, now, due, _reads_slowly(whole))
+        ticket = Ticket[P](future, job, None if deadline is None else now + deadline, on_token)
+        job.tickets.append(ticket)
+        # Here and now, where that is sooner done than handed to a thread.
+        read = self._prepared(job) if lane == "query" and _reads_at_once(whole) else None
         with self._changed:
             if self._closed:
                 raise EngineUnavailable("the session is closed", fix="open another one")
@@ -179,14 +190,15 @@ class BaseSession(ABC, Generic[P]):
                 self._began = True
                 for thread in self._threads:
                     thread.start()
-            due = now + (self._bulk_later if lane == "bulk" else 0.0)
-            job = Job[P](next(self._numbers), whole, how, scope, now, due, _reads_slowly(whole))
-            ticket = Ticket[P](future, job, None if deadline is None else now + deadline, on_token)
-            job.tickets.append(ticket)
-            self._line(job).unread_of(job).put(job)
             if ticket.deadline is not None:
                 self._timed.append(ticket)
-            self._changed.notify_all()
+                if ticket.deadline < self._wakes:
+                    self._changed.notify()
+            if read is None:
+                self._line(job).unread_of(job).put(job)
+                self._to_read.notify()
+            else:
+                self._was_read(job, read)
         future.add_done_callback(lambda done: self._left(ticket) if done.cancelled() else None)
         return future
 
@@ -209,7 +221,7 @@ class BaseSession(ABC, Generic[P]):
             if not drain:
                 for job in self._all():
                     self._finish(job, EngineUnavailable("the session was closed", fix="ask again"))
-            self._changed.notify_all()
+            self._wake()
         if self._began and threading.current_thread() not in self._threads:
             for thread in self._threads:
                 thread.join()
@@ -239,7 +251,7 @@ class BaseSession(ABC, Generic[P]):
             if not len(line.ready):
                 return None
             job = self._take(line)
-            self._changed.notify_all()
+            self._room_to_read()
             return job
 
     def said(self, job: Job[P], sample: int, text: str) -> None:
@@ -273,25 +285,31 @@ class BaseSession(ABC, Generic[P]):
                 while job is None:
                     if self._closed and not any(len(line) for line in self._lines.values()):
                         return
-                    self._changed.wait()
+                    self._to_read.wait()
                     job = self._next_unread()
-            line = self._line(job)
-            try:
-                prepared = self.prepare(job.item, job.how, job.scope)
-                size, key = self.size(prepared), self.key(prepared, job.how)
-            except Exception as caught:  # so that one bad item cannot take the others down
-                error = as_ume_error(caught)
-                with self._changed:
-                    line.reading -= 1
-                    self._slow -= job.slow
-                    self._finish(job, error)
-                    self._changed.notify_all()
-                continue
+            read = self._prepared(job)
             with self._changed:
-                line.reading -= 1
+                self._line(job).reading -= 1
                 self._slow -= job.slow
-                self._ready(job, prepared, size, None if key is None else (job.scope, key))
-                self._changed.notify_all()
+                self._was_read(job, read)
+                if job.slow or self._closed:
+                    self._wake()
+
+    def _prepared(self, job: Job[P]) -> tuple[P, int, Hashable] | UmeError:
+        """A job's item as the engine wants it, its bytes and its key; or why there is none."""
+        try:
+            prepared = self.prepare(job.item, job.how, job.scope)
+            return prepared, self.size(prepared), self.key(prepared, job.how)
+        except Exception as caught:  # so that one bad item cannot take the others down
+            return as_ume_error(caught)
+
+    def _was_read(self, job: Job[P], read: tuple[P, int, Hashable] | UmeError) -> None:
+        if isinstance(read, UmeError):
+            self._finish(job, read)
+            return
+        prepared, size, key = read
+        self._ready(job, prepared, size, None if key is None else (job.scope, key))
+        self._changed.notify()
 
     def _next_unread(self) -> Job[P] | None:
         """The item that is due first, of the lines that may be read further ahead."""
@@ -344,14 +362,16 @@ class BaseSession(ABC, Generic[P]):
                 self._expire()
                 while not self._busy():
                     if self._closed and not any(len(line) for line in self._lines.values()):
-                        self._changed.notify_all()
+                        self._wake()
                         self.end()
                         return
-                    self._changed.wait(self._patience())
+                    patience = self._patience()
+                    self._wakes = float("inf") if patience is None else time.monotonic() + patience
+                    self._changed.wait(patience)
                     self._expire()
                 dropped, self._dropped = self._dropped, []
                 groups = [self._group(kind) for kind in KINDS if kind not in self.steps]
-                self._changed.notify_all()
+                self._room_to_read()
             try:
                 with call_in_progress():
                     self.check()
@@ -427,6 +447,18 @@ class BaseSession(ABC, Generic[P]):
         if job.key is not None and self._inflight.get(job.key) is job:
             del self._inflight[job.key]
         self._running.pop(job.number, None)
+        if self._closed:
+            self._wake()
+
+    def _wake(self) -> None:
+        """All threads: what is seldom may concern any of them."""
+        self._changed.notify_all()
+        self._to_read.notify_all()
+
+    def _room_to_read(self) -> None:
+        """More may be read ahead of the engine."""
+        if any(len(line.unread) or len(line.slow) for line in self._lines.values()):
+            self._to_read.notify_all()
 
     def _settle(self, ticket: Ticket[P], outcome: Embedded | UmeError) -> None:
         if ticket.deadline is not None:
@@ -446,7 +478,7 @@ class BaseSession(ABC, Generic[P]):
                 with suppress(ValueError):
                     self._timed.remove(ticket)
             self._remove(ticket)
-            self._changed.notify_all()
+            self._wake()
 
     def _remove(self, ticket: Ticket[P]) -> None:
         job = ticket.job
@@ -493,6 +525,11 @@ def _reads_slowly(item: Item) -> bool:
         if isinstance(source, str) and source[:8].lower().startswith(("http:", "https:")):
             return True
     return False
+
+
+def _reads_at_once(item: Item) -> bool:
+    """Whether it is a short text."""
+    return not item.media and len(item.text) + len(item.instruction or "") <= _SHORT
 
 
 def _tell(ticket: Ticket[P], sample: int, text: str) -> None:
