@@ -207,6 +207,7 @@ class Local:
             with self._changed:
                 ticket.done = True
                 self._running.pop(ticket, None)
+                self._news.discard(ticket)
                 self._changed.notify_all()
 
     def _take(self, ticket: Ticket, need: Need, piece: dict[str, Any]) -> bool:
