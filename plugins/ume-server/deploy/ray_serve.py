@@ -2,8 +2,8 @@
 
     pip install 'ray[serve]' and: serve run ray_serve:app
 
-`tests/test_ray_serve.py` runs it on one machine. Ray's own batching is not used: a session packs by
-tokens and lets rows join a running batch, which `@serve.batch` cannot.
+Tried on one machine's Ray without its streams; no test runs it. Ray's own batching is not used: a
+session packs by tokens and lets rows join a running batch, which `@serve.batch` cannot.
 """
 
 from __future__ import annotations

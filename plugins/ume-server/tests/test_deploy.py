@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import re
 import shutil
@@ -109,3 +110,14 @@ def test_the_manifests_fit_the_schemas_of_kubernetes(path: Path) -> None:
     )
     for document in yaml.safe_load_all(path.read_text("utf-8")):
         kubernetes_validate.validate(document, "1.34", strict=True)
+
+
+def test_the_ray_example_uses_what_the_server_has() -> None:
+    """Ray's own parts are not run."""
+    tree = ast.parse((DEPLOY / "ray_serve.py").read_text("utf-8"))
+    from importlib import import_module
+
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("ume_"):
+            module = import_module(node.module)
+            assert all(hasattr(module, alias.name) for alias in node.names), node.module
