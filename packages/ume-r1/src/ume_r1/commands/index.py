@@ -23,6 +23,7 @@ from ume_r1.commands.progress import progress_bar
 from ume_r1.files import counted, left_out
 from ume_r1.index.build import BuildReport, build_index
 from ume_r1.index.description import Description, check_asked, read_description
+from ume_r1.index.folders import Folder, folder_at
 from ume_r1.index.options import Asked
 from ume_r1.index.store import Index, check_target, has_index
 from ume_r1.output import printable
@@ -35,8 +36,11 @@ def arguments(parser: Parser) -> None:
         "ume index photos --to my-index          # again later: adds what is new",
         "ume index photos --to my-index --mode both --model ume-r1-2b",
         "ume index /mnt/photos --to my-index     # the folder has another name now",
+        "ume index s3://bucket/photos --to my-index",
     )
-    parser.add_argument("folder", type=Path, help="pictures, clips and texts to index")
+    parser.add_argument(
+        "folder", help="pictures, clips and texts to index: a folder, or s3://BUCKET/FOLDER"
+    )
     parser.add_argument("--to", type=Path, required=True, metavar="INDEX", help="index directory")
     parser.add_argument(
         "--strict", action="store_true", help="exit with 1 if a file was skipped or left out"
@@ -57,10 +61,8 @@ def arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Bring an index up to date with a folder."""
-    folder = args.folder.resolve()
-    if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise InvalidOption(f"{args.folder} {what}", fix="name a folder with pictures or clips")
+    folder = folder_at(args.folder)
+    folder.check()
     store, model = _open_or_create(args, folder)
     with progress_bar("indexing") as bar:
         task = bar.add_task("", total=None)
@@ -82,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     return _tell(report, len(store), args)
 
 
-def _open_or_create(args: argparse.Namespace, folder: Path) -> tuple[Index, Embedder | None]:
+def _open_or_create(args: argparse.Namespace, folder: Folder) -> tuple[Index, Embedder | None]:
     """The index to update, and the model if it had to be loaded for that."""
     asked = Asked(args.model, args.engine or "auto", options_from(args, new=False))
     mode = args.mode
@@ -93,7 +95,7 @@ def _open_or_create(args: argparse.Namespace, folder: Path) -> tuple[Index, Embe
         before = store.description.folder
         store.move_to(folder)
         if before != store.description.folder:
-            output.tell(f"{args.to} indexed {before}; from now on {folder}")
+            output.tell(f"{args.to} indexed {before}; from now on {folder.name}")
         return store, None
     if has_index(args.to) and asked.model is None:  # to be rebuilt, with its own model if known
         with suppress(InvalidOption):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,6 +24,7 @@ from ume_r1.commands.common import (
     options_from,
 )
 from ume_r1.index.finding import find
+from ume_r1.index.folders import is_uri
 from ume_r1.index.store import Hit, Index, is_there
 from ume_r1.output import printable
 
@@ -133,10 +135,10 @@ def _hit(hit: Hit) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _print_bytes(path: Path) -> None:
+def _print_bytes(path: Path | str) -> None:
     """The path's own bytes, whatever encoding the terminal has, and a NUL."""
     sys.stdout.flush()
-    sys.stdout.buffer.write(bytes(path) + b"\0")
+    sys.stdout.buffer.write(os.fsencode(path) + b"\0")
 
 
 def _inside(folder: str | None, store: Index) -> str:
@@ -147,13 +149,14 @@ def _inside(folder: str | None, store: Index) -> str:
     """
     if folder is None:
         return ""
+    root = store.folder
     path = Path(folder)
-    if path.is_absolute():
-        if not path.is_relative_to(store.folder):
-            raise InvalidOption(
-                f"--under {folder} is not in {store.folder}", fix="name a folder in it"
-            )
-        path = path.relative_to(store.folder)
+    if isinstance(root, str) and folder.startswith(f"{root}/"):
+        path = Path(folder[len(root) + 1 :])
+    elif path.is_absolute() or is_uri(folder):
+        if isinstance(root, str) or not path.is_relative_to(root):
+            raise InvalidOption(f"--under {folder} is not in {root}", fix="name a folder in it")
+        path = path.relative_to(root)
     inside = PurePosixPath(path).as_posix()
     if ".." in path.parts:
         raise InvalidOption(f"--under {folder} leads out", fix=f"name a folder in {store.folder}")
@@ -165,7 +168,7 @@ def _tell_gone(hits: list[Hit], store: Index) -> int:
     gone = sum(hit.gone for hit in hits)
     if not gone:
         return 0
-    if is_there(store.folder):
+    if isinstance(store.folder, Path) and is_there(store.folder):
         fix = store.update_command()
     else:
         fix = f"ume index NEWFOLDER --to {store.directory}, if {store.folder} was moved"

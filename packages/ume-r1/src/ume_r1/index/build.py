@@ -7,8 +7,9 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from dataclasses import astuple, dataclass, field
+from itertools import islice
+from pathlib import PurePosixPath
 
 from ume_core.embedder import Embedder
 from ume_core.errors import InvalidOption, UmeError
@@ -17,10 +18,12 @@ from ume_core.items import Image, Item, Video
 from ume_core.limits import Limits
 from ume_core.media import load_video, open_image
 from ume_r1.files import item_from_bytes, kind_of
-from ume_r1.index.listing import EMPTY, Listing, list_folder
-from ume_r1.index.reading import Content, Unreadable, digest_file, read_file, stamp_file
+from ume_r1.index.folders import Folder, FolderLike, folder_at
+from ume_r1.index.listing import EMPTY, Listing
+from ume_r1.index.reading import Content, Unreadable
 from ume_r1.index.rows import Row
 from ume_r1.index.seen import Seen, Stamp
+from ume_r1.index.shelf import Shelf
 from ume_r1.index.store import Index
 from ume_r1.index.writer import Writer, writing
 
@@ -33,6 +36,9 @@ _SECONDS = 30  # between writings of the cache of file times
 
 Progress = Callable[[int, int], None]
 Source = Embedder | Callable[[], Embedder]
+# A file without a row of its content: its kind, its digest (None where it was not read yet), and
+# its stamp.
+_Fresh = tuple[str, "str | None", int, int, int]
 
 
 @dataclass
@@ -62,18 +68,9 @@ class BuildReport:
     unread: Counter[str] = field(default_factory=Counter[str])
 
 
-@dataclass(frozen=True)
-class _Fresh:
-    """A file without a row of its content; `digest` is None where it was not read yet."""
-
-    kind: str
-    digest: str | None
-    stamp: Stamp
-
-
 def build_index(
     index: Index,
-    folder: Path,
+    folder: FolderLike,
     model: Source,
     *,
     max_new_tokens: int | None = None,
@@ -89,7 +86,7 @@ def build_index(
 
     Args:
         index: the index.
-        folder: the indexed folder.
+        folder: the indexed folder: a path, or the URI of one on an object store.
         model: an embedder of the index's signature, or a function that loads it, called when the
             first file is to be embedded.
         max_new_tokens: budget of gen.
@@ -103,10 +100,10 @@ def build_index(
             something.
         SignatureMismatch: the loaded model's vectors do not compare with the stored ones.
     """
-    folder = folder.resolve()
-    listing = list_folder(folder, index.directory.resolve())
+    place = folder_at(folder)
+    listing = place.list(str(index.directory.resolve()))
     with writing(index, verify=verify) as writer:
-        run = _Run(index, folder, listing, writer, model, max_new_tokens, progress)
+        run = _Run(index, place, listing, writer, model, max_new_tokens, progress)
         try:
             run.update(prune)
         except BaseException:
@@ -123,7 +120,7 @@ class _Run:
     def __init__(
         self,
         index: Index,
-        folder: Path,
+        folder: Folder,
         listing: Listing,
         writer: Writer,
         model: Source,
@@ -137,7 +134,7 @@ class _Run:
         self._index, self._folder, self._listing, self._writer = index, folder, listing, writer
         self._model, self._max_new_tokens, self._progress = model, max_new_tokens, progress
         self._embedder: Embedder | None = None
-        self._before = dict(writer.known)
+        self._before = writer.known.copy()
         self._replaced: set[str] = set()  # rows whose files certainly have another content now
         self._done = 0
         self._written = time.monotonic()
@@ -145,30 +142,26 @@ class _Run:
     def update(self, prune: bool) -> None:
         """Do everything, in an order in which nothing is overwritten that is still to be copied."""
         fresh = self._compare()
-        places = {content: path for path, content in self._before.items()}
-        sources = {
-            path: places[file.kind, file.digest]
-            for path, file in fresh.items()
-            if file.digest is not None and (file.kind, file.digest) in places
-        }
-        copied = self._copy(sources, fresh)
-        self._embed([path for path in fresh if path not in copied], fresh)
-        self._remove({sources[path] for path in copied}, prune)
+        copied = self._copy(fresh)
+        self._embed(fresh, copied)
+        self._remove(copied, prune)
         for path in self._writer.finish():
             self.report.skipped[path] = "its row was damaged and is removed; run again to embed it"
-        self.seen.keep_only(set(self._writer.known))
+        self.seen.keep_only(self._writer.known)
 
-    def _compare(self) -> dict[str, _Fresh]:
+    def _compare(self) -> Shelf[_Fresh]:
         """Find the files whose content is not what their rows hold."""
-        fresh: dict[str, _Fresh] = {}
+        fresh: Shelf[_Fresh] = Shelf("kind", "digest", "size", "mtime_ns", "ctime_ns")
+        # Without rows there is nothing to compare: files are read once, to be embedded. So are new
+        # files that are costly to read.
+        reads = len(self._before) > 0
         for path in self._listing.files:
             kind = kind_of(PurePosixPath(path)) or ""
             try:
-                stamp = stamp_file(self._folder, path)
+                stamp = self._folder.stamp(path)
                 digest = self.seen.unchanged(path, stamp)
-                # Without rows there is nothing to compare: files are read once, to be embedded.
-                if digest is None and self._before:
-                    digest, stamp = digest_file(self._folder, path)
+                if digest is None and reads and (self._folder.near or path in self._before):
+                    digest, stamp = self._folder.digest(path)
             except Unreadable as error:
                 self._skip(path, error)
                 continue
@@ -177,52 +170,62 @@ class _Run:
                 self.report.unchanged += 1
                 self._advance()
             else:
-                fresh[path] = _Fresh(kind, digest, stamp)
-        for path in self.seen.digests().keys() - set(self._before) - set(self._listing.files):
-            if self._listing.unsure(path):
+                fresh[path] = (kind, digest, *astuple(stamp))
+        for path, _ in self.seen.digests():
+            lost = path not in self._before and path not in self._listing.files
+            if lost and self._listing.unsure(path):
                 self.report.skipped[path] = "its row was damaged, and it cannot be found to repair"
         return fresh
 
-    def _copy(self, sources: dict[str, str], fresh: dict[str, _Fresh]) -> set[str]:
-        """Rows of content that is indexed under another name; returns the files that were copied.
+    def _copy(self, fresh: Shelf[_Fresh]) -> Shelf[tuple[str]]:
+        """Rows of content that is indexed under another name.
 
         New names come first: a copy that overwrites a row could be the end of what another needs.
+
+        Returns:
+            file that was copied -> where from.
         """
-        copied: set[str] = set()
-        order = sorted(sources, key=lambda path: (path in self._before, path))
-        for start in range(0, len(order), _COPIES):
-            rows = self._writer.fetch(sorted({sources[p] for p in order[start : start + _COPIES]}))
-            held = {
-                (kind, digest): index
-                for index, (kind, digest) in enumerate(
-                    zip(rows["kind"].to_pylist(), rows["digest"].to_pylist(), strict=True)
-                )
-            }
-            paths = [
-                path
-                for path in order[start : start + _COPIES]
-                if (fresh[path].kind, fresh[path].digest) in held
-            ]
-            taken = rows.take([held[fresh[p].kind, fresh[p].digest or ""] for p in paths])
-            self._writer.copy(taken, paths)
-            for path in paths:
-                self.seen.put(path, fresh[path].digest or "", fresh[path].stamp)
-            copied.update(paths)
-            self._advance(len(paths))
+        sources: Shelf[tuple[str, int]] = Shelf("source", "replaces")
+        for path, (kind, digest, *_) in fresh.items():
+            source = None if digest is None else self._before.find(kind=kind, digest=digest)
+            if source is not None:
+                sources[path] = (source, int(path in self._before))
+        copied: Shelf[tuple[str]] = Shelf("source")
+        for replaces in (0, 1):
+            order = ((path, s) for path, (s, r) in sources.items() if r == replaces)
+            while some := dict(islice(order, _COPIES)):
+                self._copy_some(some, fresh, copied)
         self.report.moved = len(copied)
         return copied
 
-    def _embed(self, paths: list[str], fresh: dict[str, _Fresh]) -> None:
+    def _copy_some(
+        self, sources: dict[str, str], fresh: Shelf[_Fresh], copied: Shelf[tuple[str]]
+    ) -> None:
+        rows = self._writer.fetch(sorted(set(sources.values())))
+        contents = zip(rows["kind"].to_pylist(), rows["digest"].to_pylist(), strict=True)
+        held = {content: place for place, content in enumerate(contents)}
+        paths = [path for path in sources if fresh[path][:2] in held]
+        self._writer.copy(rows.take([held[fresh[path][:2]] for path in paths]), paths)
+        for path in paths:
+            _, digest, *stamp = fresh[path]
+            self.seen.put(path, digest or "", Stamp(*stamp))
+            copied[path] = (sources[path],)
+        self._advance(len(paths))
+
+    def _embed(self, fresh: Shelf[_Fresh], copied: Shelf[tuple[str]]) -> None:
         chunk: dict[str, tuple[Content, Item]] = {}
         held = 0
-        for path in paths:
-            try:
-                content = read_file(self._folder, path)
-                item = item_from_bytes(content.data, fresh[path].kind, path, Limits())
-                self._refuse_early(item)
-            except Unreadable as error:
-                self._skip(path, error)
+        left = (path for path in fresh if path not in copied)
+        for path, content in self._folder.contents(left):
+            kind, digest, *_ = fresh[path]
+            if isinstance(content, Unreadable):
+                self._skip(path, content)
                 continue
+            if digest is None and self._copy_late(path, kind, content, copied):
+                continue
+            try:
+                item = item_from_bytes(content.data, kind, path, Limits())
+                self._refuse_early(item)
             except UmeError as error:
                 self._skip(path, Unreadable(_reason(str(error)), replaced=True))
                 continue
@@ -235,6 +238,21 @@ class _Run:
                 self._commit(chunk)
                 held = 0
         self._commit(chunk)
+
+    def _copy_late(self, path: str, kind: str, content: Content, copied: Shelf[tuple[str]]) -> bool:
+        """Copy the row of a content that turned out to be indexed when it was read."""
+        source = self._before.find(kind=kind, digest=content.digest)
+        if source is None:
+            return False
+        rows = self._writer.fetch([source])
+        if not rows.num_rows or rows["digest"][0].as_py() != content.digest:
+            return False
+        self._writer.copy(rows, [path])
+        self.seen.put(path, content.digest, content.stamp)
+        copied[path] = (source,)
+        self.report.moved += 1
+        self._advance()
+        return True
 
     def _refuse_early(self, item: Item) -> None:
         """Find out what cannot be decoded before a model is loaded for it.
@@ -298,23 +316,25 @@ class _Run:
             self._index.require(self._embedder.signature(self._index.description.mode))
         return self._embedder
 
-    def _remove(self, sources: set[str], prune: bool) -> None:
+    def _remove(self, copied: Shelf[tuple[str]], prune: bool) -> None:
         """Remove the rows of deleted and replaced files, if there is evidence."""
-        gone: list[str] = []
-        for path in sorted(set(self._before) - set(self._listing.files)):
+        lost: list[str] = []
+        moved: list[str] = []
+        for path in self._before:
+            if path in self._listing.files:
+                continue
             unsure = self._listing.unsure(path)
             if unsure is None or (prune and unsure[1] == EMPTY):
-                gone.append(path)
+                (lost if copied.find(source=path) is None else moved).append(path)
             else:
                 where, reason = unsure
                 self.report.kept[path] = f"{where or 'the folder'}: {reason}"
-        lost = [path for path in gone if path not in sources] + sorted(self._replaced)
+        lost += sorted(self._replaced)
         if not prune and len(lost) > _HANDFUL and 2 * len(lost) > len(self._before):
             reason = f"{len(lost)} of {len(self._before)} items would be removed. Fix: if that is "
             self.report.kept |= dict.fromkeys(lost, f"{reason}right, add --prune")
             lost = []
         self.report.removed = len(set(lost) - self._replaced)
-        moved = [path for path in gone if path in sources]
         self._writer.remove(sorted({*lost, *moved}))
 
     def _skip(self, path: str, error: Unreadable) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from ume_r1.index.errors import disk_error
 
@@ -24,8 +25,12 @@ class Hash(Protocol):
         ...
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes | Callable[[BinaryIO], None]) -> None:
     """Replace a file in one step; its content is on disk when this returns.
+
+    Args:
+        path: the file.
+        data: its content, or what writes it.
 
     Raises:
         InvalidOption: the disk refuses it.
@@ -36,7 +41,10 @@ def write_whole(path: Path, data: bytes) -> None:
             if place.is_dir():  # nothing of ours, and it cannot be replaced
                 remove(place)
         with part.open("wb") as handle:
-            handle.write(data)
+            if isinstance(data, bytes):
+                handle.write(data)
+            else:
+                data(handle)
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(part, path)

@@ -10,7 +10,7 @@ import base64
 import io
 import os
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
 import jinja2
@@ -85,7 +85,7 @@ def write_page(
         gen=mode == "gen",
         cards=[_card(hit, folder, path) for hit in hits],
         total=len(index),
-        folder=folder.name,
+        folder=PurePosixPath(folder).name,
         model=Path(about.model).name if Path(about.model).is_absolute() else about.model,
         mode=mode,
         signature=about.signature.digest,
@@ -98,33 +98,31 @@ def _title(query: Item) -> str:
     return " + ".join([*names, *([query.text.strip()] if query.text.strip() else [])])
 
 
-def _card(hit: Hit, folder: Path, page: Path) -> _Card:
-    gone = hit.gone
-    return _Card(
-        hit,
-        _Media(text="This file is not there any more.") if gone else _shown(hit, folder),
-        hit.summary or hit.name,
-        "" if gone else _link(hit, folder, page),
-        gone,
-    )
+def _card(hit: Hit, folder: Path | str, page: Path) -> _Card:
+    alt = hit.summary or hit.name
+    if isinstance(folder, str) or isinstance(hit.path, str):  # nothing is fetched for a page
+        return _Card(hit, _Media(text="This file is on an object store."), alt, "", False)
+    if hit.gone:
+        return _Card(hit, _Media(text="This file is not there any more."), alt, "", True)
+    return _Card(hit, _shown(hit, hit.path, folder), alt, _link(hit, hit.path, folder, page), False)
 
 
-def _link(hit: Hit, folder: Path, page: Path) -> str:
+def _link(hit: Hit, path: Path, folder: Path, page: Path) -> str:
     """The file's address from the page, unless it would name directories outside the folder."""
-    parts = Path(os.path.relpath(hit.path, page.resolve().parent)).parts
+    parts = Path(os.path.relpath(path, page.resolve().parent)).parts
     down = [part for part in parts if part != ".."]
     inside = [folder.name, *hit.name.split("/")]
     return quote("/".join(parts)) if down == inside[-len(down) :] else ""
 
 
-def _shown(hit: Hit, folder: Path) -> _Media:
+def _shown(hit: Hit, path: Path, folder: Path) -> _Media:
     access = Access(Policy(roots=(folder,), urls=False))
     try:
         if hit.kind == "image":
-            return preview(Image(hit.path), access)
+            return preview(Image(path), access)
         if hit.kind == "video":
-            return preview(Video(hit.path), access)
-        text = item_from_file(hit.path, access.limits).text  # bounded, regular, UTF-8
+            return preview(Video(path), access)
+        text = item_from_file(path, access.limits).text  # bounded, regular, UTF-8
         return _Media(text=text[:_TEXT])
     except (UmeError, OSError):  # its message names the file's place on this machine
         return _Media(text="This file cannot be read any more.")

@@ -7,11 +7,11 @@ one step; a table that it does not name is a leftover.
 
 from __future__ import annotations
 
-import hashlib
 import shlex
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -24,12 +24,14 @@ from ume_core.signature import Signature
 from ume_r1.index import description as about_file
 from ume_r1.index import seen, snapshot
 from ume_r1.index.description import Description, mismatch, read_description
-from ume_r1.index.disk import digest_of, entries, remove, temporary
+from ume_r1.index.disk import entries, remove, temporary
 from ume_r1.index.errors import DamagedIndex, disk_error
+from ume_r1.index.folders import Folder, FolderLike, folder_at, is_uri
 from ume_r1.index.options import Asked
+from ume_r1.index.reading import Unreadable
 from ume_r1.index.rows import Narrow
 from ume_r1.index.seal import damaged_files
-from ume_r1.index.snapshot import Snapshot, known_rows
+from ume_r1.index.snapshot import Known, Snapshot, known_rows
 from ume_r1.index.table import FOLDER, Table, has_rows, table_folder, table_numbers
 
 _LOCK = ".lock"
@@ -46,14 +48,14 @@ class Hit:
     """One search result.
 
     Attributes:
-        path: the file, where the indexed folder is now.
+        path: the file, where the indexed folder is now; its URI if that is on an object store.
         name: its path in the folder, `/` between the parts.
         kind: `image`, `video` or `text`.
         score: cosine similarity.
         thinking, summary: what gen wrote when it was indexed; empty in disc mode.
     """
 
-    path: Path
+    path: Path | str
     name: str
     kind: str
     score: float
@@ -62,8 +64,8 @@ class Hit:
 
     @property
     def gone(self) -> bool:
-        """Whether the file is not there any more."""
-        return not is_there(self.path)
+        """Whether the file is not there any more; an object store is not asked."""
+        return isinstance(self.path, Path) and not is_there(self.path)
 
 
 class Index:
@@ -117,12 +119,17 @@ class Index:
             return cls(directory, fresh)
         index = cls(directory, read_description(directory))
         index.require(description.signature)
-        index.move_to(Path(description.folder))
+        index.move_to(description.folder)
         return index
 
     @property
-    def folder(self) -> Path:
-        """The indexed folder: where it was, or beside the index if both were moved together."""
+    def folder(self) -> Path | str:
+        """The indexed folder: where it was, or beside the index if both were moved together.
+
+        A folder on an object store is its URI, which nothing here looks at.
+        """
+        if is_uri(self.description.folder):
+            return self.description.folder
         stored = Path(self.description.folder)
         beside = (self.directory.resolve() / self.description.beside).resolve()
         return beside if not is_there(stored) and is_there(beside) else stored
@@ -161,8 +168,8 @@ class Index:
     def __len__(self) -> int:
         return self._read(len)
 
-    def known(self) -> dict[str, tuple[str, str]]:
-        """path -> (kind, digest) of every row."""
+    def known(self) -> Known:
+        """path -> (kind, digest) of every row; a mapping that holds little of it in memory."""
         return self._read(known_rows)
 
     def search(
@@ -213,40 +220,49 @@ class Index:
 
     def _hits(self, rows: list[dict[str, Any]]) -> list[Hit]:
         folder = self.folder
+
+        def place(name: str) -> Path | str:
+            return folder / name if isinstance(folder, Path) else f"{folder}/{name}"
+
         return [
-            Hit(folder / r["path"], r["path"], r["kind"], r["score"], r["thinking"], r["summary"])
+            Hit(place(r["path"]), r["path"], r["kind"], r["score"], r["thinking"], r["summary"])
             for r in rows
             # A foreign index must not lead a reader out of its folder.
             if not PurePosixPath(r["path"]).is_absolute() and ".." not in r["path"].split("/")
         ]
 
-    def move_to(self, folder: Path) -> None:
-        """Take another path for the indexed folder, if the files there are the indexed ones.
+    def move_to(self, folder: FolderLike) -> None:
+        """Take another path or URI for the indexed folder, if the files there are the indexed ones.
 
         Raises:
             InvalidOption: they are not.
         """
-        new = str(folder.resolve())
-        if new == self.description.folder:
+        place = folder_at(folder)
+        old = self.description.folder
+        if place.name == old:
             return
-        old = Path(self.description.folder)
         try:
-            rows = sorted((path, digest) for path, (_, digest) in self.known().items())
+            rows: Mapping[str, str] = {path: digest for path, (_, digest) in self._sample()}
         except DamagedIndex:  # which is repaired when it knows its folder
-            rows = sorted(seen.Seen(self.directory).digests().items())
-        sample = rows[:: max(1, len(rows) // _SAMPLE)][:_SAMPLE]
-        same = sum(_digest(folder / path) == digest for path, digest in sample)
-        # Where the old folder is still there, only an exact copy of it is no mistake.
-        enough = len(sample) if is_there(old) else len(sample) // 2 + 1
-        if sample and same < enough:
+            rows = dict(islice(seen.Seen(self.directory).digests(), _SAMPLE))
+        same = sum(_digest(place, path) == digest for path, digest in rows.items())
+        # Where the old folder may still be there, only an exact copy of it is no mistake.
+        sure = not is_uri(old) and not is_there(Path(old))
+        enough = len(rows) // 2 + 1 if sure else len(rows)
+        if rows and same < enough:
             raise InvalidOption(
-                f"{self.directory} indexes {old}, and {same} of {len(sample)} files compared are "
-                f"the same in {folder}",
+                f"{self.directory} indexes {old}, and {same} of {len(rows)} files compared are "
+                f"the same in {place.name}",
                 fix="choose another --to, or add --rebuild to index this folder there instead",
             )
         with lock(self.directory):
-            self.description = replace(read_description(self.directory), folder=new)
+            self.description = replace(read_description(self.directory), folder=place.name)
             self.description.write(self.directory)
+
+    def _sample(self) -> Iterator[tuple[str, tuple[str, str]]]:
+        """Some rows from all over the index."""
+        known = self.known()
+        return islice(known.items(), 0, _SAMPLE * (step := max(1, len(known) // _SAMPLE)), step)
 
     def reopen(self) -> None:
         """Look at the disk again: another process may have brought the index up to date."""
@@ -366,8 +382,8 @@ def lock(directory: Path) -> Generator[None]:
         held.release()
 
 
-def _digest(path: Path) -> str | None:
+def _digest(folder: Folder, name: str) -> str | None:
     try:
-        return digest_of(path, hashlib.sha256())
-    except OSError:  # not there, or not to be read: not the same
+        return folder.digest(name)[0]
+    except Unreadable:  # not there, or not to be read: not the same
         return None

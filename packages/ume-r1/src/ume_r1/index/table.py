@@ -21,6 +21,7 @@ from ume_core.results import Vectors
 from ume_r1.index.disk import entries, remove
 from ume_r1.index.errors import DamagedIndex, library_errors
 from ume_r1.index.rows import Narrow, checked
+from ume_r1.index.shelf import Shelf
 
 FOLDER = "lance"
 # Rows of one data file of a rewritten table: what is lost if a file is, and read at a time.
@@ -95,11 +96,12 @@ class Table:
         with self._errors():
             return int(self._table.count_rows())
 
-    def column(self, *names: str) -> list[tuple[Any, ...]]:
-        """The cells of these columns, a tuple per row."""
+    def cells(self, *names: str) -> Iterator[tuple[Any, ...]]:
+        """The cells of these columns, a tuple per row; `PAGE` rows are held at a time."""
         with self._errors():
-            rows = self._table.search().select(list(names)).limit(None).to_arrow()
-            return list(zip(*(rows[name].to_pylist() for name in names), strict=True))
+            query = self._table.search().select(list(names)).limit(None)
+            for batch in query.to_batches(PAGE):
+                yield from zip(*(batch[name].to_pylist() for name in names), strict=True)
 
     def pages(self, start: int = 0) -> Iterator[Checked]:
         """All rows from `start` on, `PAGE` at a time (see `checked`)."""
@@ -211,14 +213,14 @@ class Table:
 
 def copy_rows(pages: Iterable[Checked], to: Table) -> list[str]:
     """Append the sound rows, the first of each path; returns the paths of the unsound ones."""
-    seen: set[str] = set()
+    seen: Shelf[tuple[()]] = Shelf()
     unsound: list[str] = []
     for rows, lost in pages:
         unsound += lost
         first: list[bool] = []
         for path in rows[_KEY].to_pylist():
             first.append(path not in seen)
-            seen.add(path)
+            seen[path] = ()
         if any(first):
             to.add(rows.filter(pa.array(first, pa.bool_())))
     return unsound

@@ -115,7 +115,7 @@ class Writer:
         else:
             self._table.add(rows)
         kinds, digests = rows["kind"].to_pylist(), rows["digest"].to_pylist()
-        self.known.update(zip(paths, zip(kinds, digests, strict=True), strict=True))
+        self.known.extend(zip(paths, zip(kinds, digests, strict=True), strict=True))
         self._dirty = True
         self._commits += 1
         if self._commits > _COMMITS and len(self.known) > 2 * self._tidied:
@@ -168,8 +168,8 @@ class Writer:
         new = Table(self._directory, generation, self._schema, create=True)
         lost = copy_rows(self._table.pages(), new)
         new.add(self._schema.empty_table())  # a second manifest: one may get damaged
-        for path in {*lost} & {*self.known}:
-            del self.known[path]
+        for path in lost:
+            self.known.pop(path, None)
         self._lost += lost
         self._rows, self._sound = new, 0
         self._check()

@@ -21,8 +21,8 @@ _MOST_BYTES = 64 * 1024 * 1024
 class Thumbnails:
     """JPEGs of an index's files, kept in memory. Thread-safe."""
 
-    def __init__(self, folder: Path, limits: Limits) -> None:
-        self._access = Access(Policy(roots=(folder,), urls=False), limits)
+    def __init__(self, roots: tuple[Path, ...], limits: Limits) -> None:
+        self._access = Access(Policy(roots=roots, urls=False), limits)
         self._kept: OrderedDict[tuple[Path, int, int], bytes] = OrderedDict()
         self._bytes, self._lock = 0, threading.Lock()
 
