@@ -399,6 +399,7 @@ def test_small_commits_are_merged(
     tmp_path: Path, create: Create, model: FakeEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(build._CHUNK, "disc", 1)  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(build, "_COMMIT_SECONDS", 0)
     monkeypatch.setattr("ume_r1.index.writer._COMMITS", 5)
     many(tmp_path / "many", 60)
     index = create(tmp_path / "many")

@@ -23,7 +23,7 @@ from ume_r1.index.options import Asked, options_to_json
 from ume_r1.index.rows import schema_of
 
 NAME = "ume-index.json"
-FORMAT = 3
+FORMAT = 4
 _NESTED = ("signature", "sealed", "snapshot")
 
 

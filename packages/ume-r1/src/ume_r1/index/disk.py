@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -119,3 +120,21 @@ def remove(path: Path) -> None:
             path.unlink(missing_ok=True)
     except OSError as error:
         raise disk_error(error, path) from error
+
+
+def link_tree(folder: Path, to: Path) -> bool:
+    """Make a folder of links to all files below another; whether the file system has links.
+
+    Raises:
+        InvalidOption: the operating system refuses something else.
+    """
+    remove(to)
+    try:
+        shutil.copytree(folder, to, copy_function=os.link)
+    except (OSError, shutil.Error) as error:
+        remove(to)
+        numbers = {error.errno} if isinstance(error, OSError) and error.errno else {errno.EPERM}
+        if numbers & {errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOTSUP, errno.EXDEV}:
+            return False
+        raise disk_error(error, folder) from error
+    return True

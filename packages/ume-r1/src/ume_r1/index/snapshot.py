@@ -21,7 +21,7 @@ from ume_r1.index.description import Description, SealedFile
 from ume_r1.index.disk import remove, write_whole
 from ume_r1.index.rows import Narrow, matrix
 from ume_r1.index.shelf import Shelf
-from ume_r1.index.table import Table, table_folder
+from ume_r1.index.table import Found, Table, table_folder
 
 NAME = "rows.arrow"
 Known: TypeAlias = Shelf[tuple[str, str]]
@@ -41,36 +41,40 @@ class Snapshot:
         return zip(*(self._rows[name].to_pylist() for name in names), strict=True)
 
     def nearest(
-        self, vector: Vectors, column: str, top: int, narrow: Narrow
-    ) -> list[dict[str, Any]]:
-        """See `Table.nearest`."""
-        scores = matrix(self._rows[column]) @ np.asarray(vector, np.float32)
-        places = self.cells("path", "kind")
-        rows = np.flatnonzero([narrow.takes(path, kind) for path, kind in places])
+        self, vector: Vectors, column: str, top: int, narrow: Narrow, *, exact: bool = False
+    ) -> Found:
+        """See `Table.nearest`; always exact."""
+        del exact
+        vectors = matrix(self._rows[column])
+        scores = vectors @ np.asarray(vector, np.float32)
+        rows = np.flatnonzero(self._taken(narrow))
         best = rows[np.argsort(-scores[rows], kind="stable")[:top]]
-        names = [f.name for f in self._rows.schema if f.type == pa.string()]
-        # Cell by cell: to take rows, Arrow makes an array of their numbers, and imports pandas.
-        return [
-            {name: self._rows[name][int(row)].as_py() for name in names}
-            | {"score": float(scores[row])}
-            for row in best
-        ]
+        found = [self._row(int(row)) | {"score": float(scores[row])} for row in best]
+        return found, vectors[best]
 
     def scores(self, vector: Vectors, column: str, narrow: Narrow) -> dict[str, float]:
         """See `Table.scores`."""
         found = (matrix(self._rows[column]) @ np.asarray(vector, np.float32)).tolist()
-        places = self.cells("path", "kind")
-        return {
-            path: score
-            for (path, kind), score in zip(places, found, strict=True)
-            if narrow.takes(path, kind)
-        }
+        rows = zip(self._rows["path"].to_pylist(), found, self._taken(narrow), strict=True)
+        return {path: score for path, score, taken in rows if taken}
 
-    def rows(self, paths: Sequence[str]) -> list[dict[str, Any]]:
+    def has(self, path: str) -> bool:
+        """See `Table.has`."""
+        return (path,) in self.cells("path")
+
+    def rows(self, paths: Sequence[str], column: str) -> Found:
         """See `Table.rows`."""
         numbers = {path: number for number, (path,) in enumerate(self.cells("path"))}
+        places = [numbers[path] for path in paths]
+        return [self._row(place) for place in places], matrix(self._rows[column])[places]
+
+    def _taken(self, narrow: Narrow) -> list[bool]:
+        return [narrow.takes(*cells) for cells in self.cells("path", "kind", "date")]
+
+    def _row(self, number: int) -> dict[str, Any]:
+        # Cell by cell: to take rows, Arrow makes an array of their numbers, and imports pandas.
         names = [f.name for f in self._rows.schema if f.type == pa.string()]
-        return [{name: self._rows[name][numbers[path]].as_py() for name in names} for path in paths]
+        return {name: self._rows[name][number].as_py() for name in names}
 
 
 def write(directory: Path, table: Table, sealed: dict[str, SealedFile]) -> SealedFile | None:

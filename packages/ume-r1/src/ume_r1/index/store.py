@@ -23,22 +23,24 @@ from ume_core.results import Vectors
 from ume_core.signature import Signature
 from ume_r1.index import description as about_file
 from ume_r1.index import seen, snapshot
+from ume_r1.index.dates import check_date
 from ume_r1.index.description import Description, mismatch, read_description
 from ume_r1.index.disk import entries, remove, temporary
 from ume_r1.index.errors import DamagedIndex, disk_error
 from ume_r1.index.folders import Folder, FolderLike, folder_at, is_uri
 from ume_r1.index.options import Asked
 from ume_r1.index.reading import Unreadable
-from ume_r1.index.rows import Narrow
+from ume_r1.index.rows import Narrow, vector_columns
 from ume_r1.index.seal import damaged_files
 from ume_r1.index.snapshot import Known, Snapshot, known_rows
-from ume_r1.index.table import FOLDER, Table, has_rows, table_folder, table_numbers
+from ume_r1.index.table import FOLDER, Found, Table, has_rows, table_folder, table_numbers
 
 _LOCK = ".lock"
 TEMPORARY = tuple(
     temporary(Path(name)).name for name in (about_file.NAME, seen.NAME, snapshot.NAME)
 )
 _OURS = {FOLDER, _LOCK, about_file.NAME, seen.NAME, snapshot.NAME, *TEMPORARY}
+_MOST = 4096  # rows looked at for those that are no duplicates of others
 _SAMPLE = 16  # files compared before an index is taken to belong to a folder of another name
 T = TypeVar("T")
 
@@ -53,6 +55,8 @@ class Hit:
         kind: `image`, `video` or `text`.
         score: cosine similarity.
         thinking, summary: what gen wrote when it was indexed; empty in disc mode.
+        date: when the picture was taken or the file was changed, such as `2026-05-31T17:45:00`.
+        duplicates: names of files that were hidden, being nearly the same as this one.
     """
 
     path: Path | str
@@ -61,6 +65,8 @@ class Hit:
     score: float
     thinking: str
     summary: str
+    date: str = ""
+    duplicates: tuple[str, ...] = ()
 
     @property
     def gone(self) -> bool:
@@ -180,8 +186,16 @@ class Index:
         *,
         kind: str | None = None,
         under: str = "",
+        since: str | None = None,
+        until: str | None = None,
+        min_score: float | None = None,
+        unique: float | None = None,
+        exact: bool = False,
     ) -> list[Hit]:
-        """Find the files most similar to a query; exact.
+        """Find the files most similar to a query.
+
+        Exact below 100,000 items. Beyond, an index of the vectors chooses candidates, whose own
+        cosines decide; the run that made it printed its recall.
 
         Args:
             vector: float32 (dimensions,), unit length, of a model that `require` accepts.
@@ -189,47 +203,106 @@ class Index:
             top: number of results at most.
             kind: `image`, `video` or `text`: only files of this kind.
             under: only files in this folder below the indexed one, `/` between its parts.
+            since: only files of this date or later: `2026`, `2026-05` or `2026-05-31`.
+            until: only files of this date or earlier; `2026` includes its last day.
+            min_score: only files of at least this cosine.
+            unique: hide files whose cosine with a better hit is at least this; each is among the
+                `duplicates` of that hit.
+            exact: compare every vector, however many there are.
 
         Returns:
             hits, the most similar first.
 
         Raises:
+            InvalidOption: `since` or `until` is no date.
             DamagedIndex: a row to be returned is not as it was written.
         """
-        narrow = Narrow(kind, under)
-        return self._hits(
-            self._read(lambda table: table.nearest(vector, mode, top, narrow) if len(table) else [])
-        )
+        narrow = _narrow(kind, under, since, until)
+
+        def found(count: int) -> Found:
+            def nearest(table: Table | Snapshot) -> Found:
+                if not len(table):
+                    return [], vector[None][:0]
+                return table.nearest(vector, mode, count, narrow, exact=exact)
+
+            return self._read(nearest)
+
+        return self._hits(_distinct(found, top, min_score, unique))
+
+    def like(self, name: str, mode: str, top: int, **wanted: Any) -> list[Hit]:
+        """More like an indexed file, by its stored vector: no model is needed.
+
+        Args:
+            name: the file's path in the folder, `/` between its parts.
+            mode: see `search`.
+            top: number of results at most; the file itself is none of them, nor what `unique`
+                hides behind it.
+            wanted: further arguments of `search`.
+
+        Raises:
+            InvalidOption: the index has no such file.
+        """
+        if name not in self:
+            raise InvalidOption(
+                f"{self.directory} has no file {name!r}",
+                fix="name it as `ume search --json` does, by its path in the indexed folder",
+            )
+        _, vectors = self._read(lambda table: table.rows([name], mode))
+        hits = self.search(vectors[0], mode, top + 1, **wanted)
+        return [hit for hit in hits if hit.name != name][:top]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._read(lambda table: table.has(name))
 
     def scores(
-        self, vector: Vectors, mode: str, *, kind: str | None = None, under: str = ""
+        self,
+        vector: Vectors,
+        mode: str,
+        *,
+        kind: str | None = None,
+        under: str = "",
+        since: str | None = None,
+        until: str | None = None,
     ) -> dict[str, float]:
         """The cosine of a query with every file, by the file's path in the folder; see `search`."""
-        narrow = Narrow(kind, under)
+        narrow = _narrow(kind, under, since, until)
         return self._read(lambda table: table.scores(vector, mode, narrow) if len(table) else {})
 
-    def best(self, scores: Mapping[str, float], top: int) -> list[Hit]:
-        """The files with the highest scores, best first, equal ones by path.
+    def best(
+        self,
+        scores: Mapping[str, float],
+        top: int,
+        *,
+        min_score: float | None = None,
+        unique: float | None = None,
+    ) -> list[Hit]:
+        """The files with the highest scores, best first, equal ones by path; see `search`.
 
         Raises:
             DamagedIndex: a row to be returned is not as it was written.
         """
-        paths = sorted(scores, key=lambda path: (-scores[path], path))[:top]
-        rows = self._read(lambda table: table.rows(paths))
-        return self._hits([row | {"score": scores[row["path"]]} for row in rows])
+        paths = sorted(scores, key=lambda path: (-scores[path], path))
+        mode = vector_columns(self.description.mode)[0]
+
+        def found(count: int) -> Found:
+            rows, vectors = self._read(lambda table: table.rows(paths[:count], mode))
+            return [row | {"score": scores[row["path"]]} for row in rows], vectors
+
+        return self._hits(_distinct(found, top, min_score, unique))
 
     def _hits(self, rows: list[dict[str, Any]]) -> list[Hit]:
         folder = self.folder
 
-        def place(name: str) -> Path | str:
-            return folder / name if isinstance(folder, Path) else f"{folder}/{name}"
+        def hit(row: dict[str, Any]) -> Hit:
+            name = row["path"]
+            place = folder / name if isinstance(folder, Path) else f"{folder}/{name}"
+            texts = {key: row[key] for key in ("thinking", "summary", "date")}
+            return Hit(
+                place, name, row["kind"], row["score"], duplicates=row["duplicates"], **texts
+            )
 
-        return [
-            Hit(place(r["path"]), r["path"], r["kind"], r["score"], r["thinking"], r["summary"])
-            for r in rows
-            # A foreign index must not lead a reader out of its folder.
-            if not PurePosixPath(r["path"]).is_absolute() and ".." not in r["path"].split("/")
-        ]
+        # A foreign index must not lead a reader out of its folder.
+        return [hit(row) for row in rows if _is_inside(row["path"])]
 
     def move_to(self, folder: FolderLike) -> None:
         """Take another path or URI for the indexed folder, if the files there are the indexed ones.
@@ -303,6 +376,51 @@ class Index:
     def update_command(self) -> str:
         """The command that brings the index up to date."""
         return shlex.join(["ume", "index", str(self.folder), "--to", str(self.directory)])
+
+
+def _narrow(kind: str | None, under: str, since: str | None, until: str | None) -> Narrow:
+    return Narrow(kind, under, check_date(since, "since"), check_date(until, "until"))
+
+
+def _is_inside(name: str) -> bool:
+    return not PurePosixPath(name).is_absolute() and ".." not in name.split("/")
+
+
+def _distinct(
+    found: Callable[[int], Found], top: int, min_score: float | None, unique: float | None
+) -> list[dict[str, Any]]:
+    """The best rows that are good enough, and of nearly equal ones the first.
+
+    Args:
+        found: gives the best rows and their vectors, that many.
+        top: how many rows at most.
+        min_score: see `Index.search`.
+        unique: see `Index.search`.
+
+    Returns:
+        rows, each with its `duplicates`.
+    """
+    count = top
+    while True:
+        rows, vectors = found(count)
+        kept: list[int] = []
+        doubles: dict[int, list[str]] = {}
+        for number, row in enumerate(rows):
+            if min_score is not None and row["score"] < min_score:
+                break
+            if unique is not None and kept:
+                likeness = vectors[kept] @ vectors[number]
+                nearest = int(likeness.argmax())
+                if likeness[nearest] >= unique:
+                    doubles.setdefault(kept[nearest], []).append(row["path"])
+                    continue
+            if len(kept) == top:
+                break
+            kept.append(number)
+        ended = len(rows) < count or len(kept) + sum(map(len, doubles.values())) < len(rows)
+        if len(kept) == top or unique is None or ended or count >= _MOST:
+            return [rows[n] | {"duplicates": tuple(doubles.get(n, ()))} for n in kept]
+        count *= 4
 
 
 def has_index(directory: Path) -> bool:
