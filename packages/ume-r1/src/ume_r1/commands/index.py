@@ -21,9 +21,11 @@ from ume_r1.commands.common import (
 )
 from ume_r1.commands.progress import progress_bar
 from ume_r1.files import counted, left_out
-from ume_r1.index.build import BuildReport, build_index
+from ume_r1.index.build import build_index
 from ume_r1.index.description import Description, check_asked, read_description
+from ume_r1.index.folders import Folder, folder_at
 from ume_r1.index.options import Asked
+from ume_r1.index.report import BuildReport
 from ume_r1.index.store import Index, check_target, has_index
 from ume_r1.output import printable
 from ume_r1.settings import DEFAULT_MODEL, setting
@@ -35,8 +37,11 @@ def arguments(parser: Parser) -> None:
         "ume index photos --to my-index          # again later: adds what is new",
         "ume index photos --to my-index --mode both --model ume-r1-2b",
         "ume index /mnt/photos --to my-index     # the folder has another name now",
+        "ume index s3://bucket/photos --to my-index",
     )
-    parser.add_argument("folder", type=Path, help="pictures, clips and texts to index")
+    parser.add_argument(
+        "folder", help="pictures, clips and texts to index: a folder, or s3://BUCKET/FOLDER"
+    )
     parser.add_argument("--to", type=Path, required=True, metavar="INDEX", help="index directory")
     parser.add_argument(
         "--strict", action="store_true", help="exit with 1 if a file was skipped or left out"
@@ -57,10 +62,8 @@ def arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Bring an index up to date with a folder."""
-    folder = args.folder.resolve()
-    if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise InvalidOption(f"{args.folder} {what}", fix="name a folder with pictures or clips")
+    folder = folder_at(args.folder)
+    folder.check()
     store, model = _open_or_create(args, folder)
     with progress_bar("indexing") as bar:
         task = bar.add_task("", total=None)
@@ -82,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     return _tell(report, len(store), args)
 
 
-def _open_or_create(args: argparse.Namespace, folder: Path) -> tuple[Index, Embedder | None]:
+def _open_or_create(args: argparse.Namespace, folder: Folder) -> tuple[Index, Embedder | None]:
     """The index to update, and the model if it had to be loaded for that."""
     asked = Asked(args.model, args.engine or "auto", options_from(args, new=False))
     mode = args.mode
@@ -93,7 +96,7 @@ def _open_or_create(args: argparse.Namespace, folder: Path) -> tuple[Index, Embe
         before = store.description.folder
         store.move_to(folder)
         if before != store.description.folder:
-            output.tell(f"{args.to} indexed {before}; from now on {folder}")
+            output.tell(f"{args.to} indexed {before}; from now on {folder.name}")
         return store, None
     if has_index(args.to) and asked.model is None:  # to be rebuilt, with its own model if known
         with suppress(InvalidOption):
@@ -136,7 +139,11 @@ def _tell(report: BuildReport, items: int, args: argparse.Namespace) -> int:
             f"{report.unchanged} unchanged, {report.moved} moved, {report.removed} removed, "
             f"{len(report.skipped)} skipped"
         )
-    said = [f"damaged {name}: what could not be read is embedded again" for name in report.damaged]
+    said = [
+        f"approximate search of {column} vectors: recall@10 is {share:.3f} of exact search's"
+        for column, share in report.recall.items()
+    ]
+    said += [f"damaged {name}: what could not be read is embedded again" for name in report.damaged]
     said += [f"repaired {printable(path)}: its row was damaged" for path in report.repaired]
     said += [f"skipped {printable(p)}: {reason}" for p, reason in sorted(report.skipped.items())]
     for reason, count in sorted(Counter(report.kept.values()).items()):

@@ -18,11 +18,12 @@ from ume_core.options import LoadOptions
 from ume_core.signature import Mode, Signature, check_mode
 from ume_r1.index.disk import write_whole
 from ume_r1.index.errors import DamagedIndex, disk_error
+from ume_r1.index.folders import FolderLike, folder_at, is_uri
 from ume_r1.index.options import Asked, options_to_json
 from ume_r1.index.rows import schema_of
 
 NAME = "ume-index.json"
-FORMAT = 3
+FORMAT = 4
 _NESTED = ("signature", "sealed", "snapshot")
 
 
@@ -44,7 +45,7 @@ class Description:
     """What an index holds, as stored in `ume-index.json`.
 
     Attributes:
-        folder: the indexed folder, absolute.
+        folder: the indexed folder: an absolute path, or the URI of one on an object store.
         model: the model's name as it was asked for: an alias, a directory or a hub id.
         mode: of the stored vectors.
         signature: of the stored vectors.
@@ -71,7 +72,7 @@ class Description:
     def of(
         cls,
         model: Embedder,
-        folder: Path,
+        folder: FolderLike,
         mode: Mode,
         *,
         name: str,
@@ -88,7 +89,7 @@ class Description:
         """
         signature = model.signature(mode)
         stored = options_to_json(options or LoadOptions()) | {"dtype": signature.dtype}
-        return cls(str(folder.resolve()), name, mode, signature, stored, engine)
+        return cls(folder_at(folder).name, name, mode, signature, stored, engine)
 
     @property
     def schema(self) -> pa.Schema:
@@ -106,7 +107,7 @@ class Description:
         Raises:
             InvalidOption: the disk refuses it.
         """
-        beside = os.path.relpath(self.folder, directory.resolve())
+        beside = "" if is_uri(self.folder) else os.path.relpath(self.folder, directory.resolve())
         stored = _to_json(replace(self, beside=beside))
         stored["digest"] = _digest(stored)
         write_whole(directory / NAME, (json.dumps(stored, indent=1) + "\n").encode())

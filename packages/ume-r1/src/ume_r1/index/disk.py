@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from ume_r1.index.errors import disk_error
 
@@ -24,8 +26,12 @@ class Hash(Protocol):
         ...
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes | Callable[[BinaryIO], None]) -> None:
     """Replace a file in one step; its content is on disk when this returns.
+
+    Args:
+        path: the file.
+        data: its content, or what writes it.
 
     Raises:
         InvalidOption: the disk refuses it.
@@ -36,7 +42,10 @@ def write_whole(path: Path, data: bytes) -> None:
             if place.is_dir():  # nothing of ours, and it cannot be replaced
                 remove(place)
         with part.open("wb") as handle:
-            handle.write(data)
+            if isinstance(data, bytes):
+                handle.write(data)
+            else:
+                data(handle)
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(part, path)
@@ -98,6 +107,15 @@ def entries(directory: Path) -> list[Path]:
         raise disk_error(error, directory) from error
 
 
+def is_there(path: Path) -> bool:
+    """Whether a file or folder is there, readable or not."""
+    try:
+        path.stat()
+    except OSError as error:
+        return not isinstance(error, (FileNotFoundError, NotADirectoryError))
+    return True
+
+
 def remove(path: Path) -> None:
     """Delete a file, or a directory with all in it, if it is there.
 
@@ -111,3 +129,21 @@ def remove(path: Path) -> None:
             path.unlink(missing_ok=True)
     except OSError as error:
         raise disk_error(error, path) from error
+
+
+def link_tree(folder: Path, to: Path) -> bool:
+    """Make a folder of links to all files below another; whether the file system has links.
+
+    Raises:
+        InvalidOption: the operating system refuses something else.
+    """
+    remove(to)
+    try:
+        shutil.copytree(folder, to, copy_function=os.link)
+    except (OSError, shutil.Error) as error:
+        remove(to)
+        numbers = {error.errno} if isinstance(error, OSError) and error.errno else {errno.EPERM}
+        if numbers & {errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOTSUP, errno.EXDEV}:
+            return False
+        raise disk_error(error, folder) from error
+    return True
