@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import psutil
 
 _START_SECONDS = 600.0  # vLLM's take a minute where nothing else runs
@@ -69,9 +70,9 @@ def served(
             if process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"no server: see {log}")
             try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
+                httpx.get(f"http://127.0.0.1:{port}/health", timeout=5)  # any answer will do
                 break
-            except OSError:
+            except httpx.HTTPError:
                 time.sleep(0.2)
         yield found
     finally:

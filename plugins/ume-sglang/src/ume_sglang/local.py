@@ -37,6 +37,7 @@ _FIX = "install it in an environment of its own (see the engine's README), or us
 _NEVER = -1e9
 # Tokens between two pieces of an answer that nobody reads as it comes: each piece carries a state.
 _PIECE = 32
+_MOST = 2**31 - 1  # tokens to keep: SGLang's own numbers are 32 bits wide
 # Seeds are 63 bits wide.
 _SEED = 2**63 - 1
 
@@ -177,7 +178,7 @@ class Local:
                     "stop_token_ids": {special.end, special.pad},
                     "temperature": chosen.temperature if sampling is not None else 0.0,
                     "top_p": chosen.top_p,
-                    "top_k": chosen.top_k or -1,
+                    "top_k": min(chosen.top_k, _MOST) or -1,
                     "sampling_seed": seed & _SEED,
                     # A placeholder would need pixels that are not there.
                     "logit_bias": {str(special.image): _NEVER, str(special.video): _NEVER},
@@ -207,6 +208,7 @@ class Local:
             with self._changed:
                 ticket.done = True
                 self._running.pop(ticket, None)
+                self._news.discard(ticket)
                 self._changed.notify_all()
 
     def _take(self, ticket: Ticket, need: Need, piece: dict[str, Any]) -> bool:
