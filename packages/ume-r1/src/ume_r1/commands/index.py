@@ -6,7 +6,6 @@ import argparse
 from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict, replace
-from pathlib import Path
 
 from ume_core.embedder import Embedder
 from ume_core.errors import InvalidOption
@@ -23,7 +22,7 @@ from ume_r1.commands.progress import progress_bar
 from ume_r1.files import counted, left_out
 from ume_r1.index.build import BuildReport, build_index
 from ume_r1.index.description import Description, check_asked, read_description
-from ume_r1.index.folders import Folder, folder_at
+from ume_r1.index.folders import Folder, directory_at, folder_at
 from ume_r1.index.options import Asked
 from ume_r1.index.store import Index, check_target, has_index
 from ume_r1.output import printable
@@ -41,7 +40,9 @@ def arguments(parser: Parser) -> None:
     parser.add_argument(
         "folder", help="pictures, clips and texts to index: a folder, or s3://BUCKET/FOLDER"
     )
-    parser.add_argument("--to", type=Path, required=True, metavar="INDEX", help="index directory")
+    parser.add_argument(
+        "--to", required=True, metavar="INDEX", help="index directory, or s3://BUCKET/INDEX"
+    )
     parser.add_argument(
         "--strict", action="store_true", help="exit with 1 if a file was skipped or left out"
     )
@@ -61,6 +62,7 @@ def arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Bring an index up to date with a folder."""
+    args.to = directory_at(args.to)
     folder = folder_at(args.folder)
     folder.check()
     store, model = _open_or_create(args, folder)

@@ -19,6 +19,7 @@ from ume_core.limits import Limits
 from ume_core.media import load_video, open_image
 from ume_r1.files import item_from_bytes, kind_of
 from ume_r1.index.dates import date_of
+from ume_r1.index.disk import absolute
 from ume_r1.index.folders import Folder, FolderLike, folder_at
 from ume_r1.index.listing import EMPTY, Listing
 from ume_r1.index.reading import Content, Unreadable
@@ -108,7 +109,7 @@ def build_index(
         SignatureMismatch: the loaded model's vectors do not compare with the stored ones.
     """
     place = folder_at(folder)
-    listing = place.list(str(index.directory.resolve()))
+    listing = place.list(absolute(index.directory))
     with writing(index, verify=verify) as writer:
         run = _Run(index, place, listing, writer, model, max_new_tokens, progress)
         try:
