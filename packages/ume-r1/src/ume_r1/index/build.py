@@ -60,6 +60,7 @@ class BuildReport:
         repaired: files embedded again because their rows were damaged.
         damaged: files of the index that were damaged when the run began.
         unread: suffix -> number of files of a kind that is not embedded.
+        unsettled: files that changed in the last seconds, and are left for later.
         recall: vector column -> recall@10 of the index for approximate search that was made of it,
             against exact search.
     """
@@ -73,6 +74,7 @@ class BuildReport:
     repaired: list[str] = field(default_factory=list[str])
     damaged: list[str] = field(default_factory=list[str])
     unread: Counter[str] = field(default_factory=Counter[str])
+    unsettled: list[str] = field(default_factory=list[str])
     recall: dict[str, float] = field(default_factory=dict[str, float])
 
 
@@ -84,6 +86,7 @@ def build_index(
     max_new_tokens: int | None = None,
     prune: bool = False,
     verify: bool = False,
+    settle: float = 0,
     progress: Progress = lambda done, total: None,
 ) -> BuildReport:
     """Embed what is new or changed, copy what only moved, remove what is deleted.
@@ -101,6 +104,8 @@ def build_index(
         prune: remove the rows of deleted files also if they are most of the index, and those of
             files in folders that are empty now.
         verify: check every stored byte first, not only a part of a large index.
+        settle: seconds that a file must have been as it is; one that changed since may still be
+            being written, and is left as it was indexed.
         progress: called with (files done, files).
 
     Raises:
@@ -113,7 +118,7 @@ def build_index(
     with writing(index, verify=verify) as writer:
         run = _Run(index, place, listing, writer, model, max_new_tokens, progress)
         try:
-            run.update(prune)
+            run.update(prune, settle)
         except BaseException:
             with suppress(InvalidOption):  # another error is under way
                 run.store()
@@ -149,9 +154,9 @@ class _Run:
         self._written = self._committed = time.monotonic()
         self._waiting: list[tuple[Row, Stamp]] = []  # embedded and not stored yet
 
-    def update(self, prune: bool) -> None:
+    def update(self, prune: bool, settle: float) -> None:
         """Do everything, in an order in which nothing is overwritten that is still to be copied."""
-        fresh = self._compare()
+        fresh = self._compare(settle)
         copied = self._copy(fresh)
         self._embed(fresh, copied)
         self._remove(copied, prune)
@@ -160,7 +165,7 @@ class _Run:
         self.report.recall = self._writer.recall
         self.seen.keep_only(self._writer.known)
 
-    def _compare(self) -> Shelf[_Fresh]:
+    def _compare(self, settle: float) -> Shelf[_Fresh]:
         """Find the files whose content is not what their rows hold."""
         fresh: Shelf[_Fresh] = Shelf("kind", "digest", "size", "mtime_ns", "ctime_ns")
         # Without rows there is nothing to compare: files are read once, to be embedded. So are new
@@ -171,6 +176,10 @@ class _Run:
             try:
                 stamp = self._folder.stamp(path)
                 digest = self.seen.unchanged(path, stamp)
+                if settle and digest is None and stamp.is_younger(settle):
+                    self.report.unsettled.append(path)
+                    self._advance()
+                    continue
                 if digest is None and reads and (self._folder.near or path in self._before):
                     digest, stamp = self._folder.digest(path)
             except Unreadable as error:
