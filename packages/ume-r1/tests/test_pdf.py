@@ -161,6 +161,18 @@ def test_pdfs_that_swapped_their_names_are_copied(
     assert len(known) == 6
 
 
+def test_a_pdf_that_may_still_be_written_keeps_its_pages(
+    docs: Path, create: Create, model: FakeEmbedder
+) -> None:
+    index = create(docs)
+    build_index(index, docs, model)
+    write(docs / "sub" / "doc.pdf", 7)
+    report = build_index(index, docs, model, settle=600)
+    assert sorted(report.unsettled) == ["p.png", "sub/doc.pdf"] and figures(report) == (0, 0, 0, 0)
+    assert len(index) == 4
+    assert figures(build_index(index, docs, model)) == (1, 1, 0, 2)
+
+
 def test_a_lost_row_of_a_page_is_the_only_one_embedded_again(
     docs: Path, create: Create, model: FakeEmbedder
 ) -> None:

@@ -50,7 +50,7 @@ def arguments(parser: Parser) -> None:
         "ume search my-index a dog --json | jq '.hits[].path'",
         "ume search my-index a dog --html page.html",
     )
-    parser.add_argument("index", type=Path, help="index directory")
+    parser.add_argument("index", help="index directory, or s3://BUCKET/INDEX")
     parser.add_argument(
         "words", nargs="*", default=[], help="what to look for; quotes are not needed"
     )

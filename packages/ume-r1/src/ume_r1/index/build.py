@@ -14,6 +14,7 @@ from ume_core.pdf import draw_page, split_page
 from ume_r1.files import item_from_bytes, kind_of
 from ume_r1.index.batches import Batches, Held, Source, reason_of
 from ume_r1.index.dates import date_of
+from ume_r1.index.disk import absolute
 from ume_r1.index.folders import Folder, FolderLike, folder_at
 from ume_r1.index.listing import EMPTY, Listing
 from ume_r1.index.pages import Pages, file_of, pages_in, rows_of
@@ -41,6 +42,7 @@ def build_index(
     max_new_tokens: int | None = None,
     prune: bool = False,
     verify: bool = False,
+    settle: float = 0,
     progress: Progress = lambda done, total: None,
 ) -> BuildReport:
     """Embed what is new or changed, copy what only moved, remove what is deleted.
@@ -58,6 +60,8 @@ def build_index(
         prune: remove the rows of deleted files also if they are most of the index, and those of
             files in folders that are empty now.
         verify: check every stored byte first, not only a part of a large index.
+        settle: seconds that a file must have been as it is; one that changed since may still be
+            being written, and is left as it was indexed.
         progress: called with (files done, files).
 
     Raises:
@@ -66,11 +70,11 @@ def build_index(
         SignatureMismatch: the loaded model's vectors do not compare with the stored ones.
     """
     place = folder_at(folder)
-    listing = place.list(str(index.directory.resolve()))
+    listing = place.list(absolute(index.directory))
     with writing(index, verify=verify) as writer:
         run = _Run(index, place, listing, writer, model, max_new_tokens, progress)
         try:
-            run.update(prune)
+            run.update(prune, settle)
         except BaseException:
             with suppress(InvalidOption):  # another error is under way
                 run.batches.store()
@@ -111,9 +115,9 @@ class _Run:
         self._replaced: set[str] = set()  # rows whose files certainly have another content now
         self._done, self._total = 0, len(listing.files)
 
-    def update(self, prune: bool) -> None:
+    def update(self, prune: bool, settle: float) -> None:
         """Do everything, in an order in which nothing is overwritten that is still to be copied."""
-        fresh = self._compare()
+        fresh = self._compare(settle)
         copied = self._copy(fresh)
         self._embed(fresh, copied)
         self._remove(copied, prune)
@@ -122,14 +126,19 @@ class _Run:
         self.report.recall = self._writer.recall
         self.seen.keep_only(self._writer.known)
 
-    def _compare(self) -> Shelf[_Fresh]:
+    def _compare(self, settle: float) -> Shelf[_Fresh]:
         """Find the files whose content is not what their rows hold."""
         fresh: Shelf[_Fresh] = Shelf("kind", "digest", "size", "mtime_ns", "ctime_ns")
         for file in self._listing.files:
             try:
                 stamp = self._folder.stamp(file)
-                read = self._pages if _kind(file) == "pdf" else self._content
-                rows, stamp = read(file, stamp)
+                rows = self._unchanged(file, stamp)
+                if rows is None and settle and stamp.is_younger(settle):
+                    self.report.unsettled.append(file)
+                    self._advance()
+                    continue
+                if rows is None:
+                    rows, stamp = self._read(file, stamp)
             except Unreadable as error:
                 self._skip(file, error)
                 continue
@@ -142,21 +151,22 @@ class _Run:
                 self.report.skipped[path] = "its row was damaged, and it cannot be found to repair"
         return fresh
 
-    def _content(self, file: str, stamp: Stamp) -> tuple[Mapping[str, str | None], Stamp]:
-        """The one row that a file has: name -> digest, or None for later; and its stamp."""
-        digest = self.seen.unchanged(file, stamp)
-        if digest is None and self._reads_twice:
-            digest, stamp = self._folder.digest(file)
-        return {file: digest}, stamp
+    def _unchanged(self, file: str, stamp: Stamp) -> Mapping[str, str | None] | None:
+        """The rows that a file has, name -> digest, if it is as it was when it was indexed."""
+        is_pdf = _kind(file) == "pdf"
+        names = rows_of(file, self.seen.starting) if is_pdf else [file]
+        digest = next((d for name in names if (d := self.seen.unchanged(name, stamp))), None)
+        if digest is None:
+            return None
+        return self._counted(file, Pages.of(digest)) if is_pdf else {file: digest}
 
-    def _pages(self, file: str, stamp: Stamp) -> tuple[Mapping[str, str | None], Stamp]:
-        """The rows that a PDF has, a page each; the PDF itself for later. See `_content`."""
-        found = (self.seen.unchanged(row, stamp) for row in rows_of(file, self.seen.starting))
-        digest = next((digest for digest in found if digest is not None), None)
-        if digest is not None:
-            return self._counted(file, Pages.of(digest)), stamp
+    def _read(self, file: str, stamp: Stamp) -> tuple[Mapping[str, str | None], Stamp]:
+        """The rows that a changed file has, and its stamp; without a digest for later."""
         if not self._reads_twice:
             return {file: None}, stamp
+        if _kind(file) != "pdf":
+            digest, stamp = self._folder.digest(file)
+            return {file: digest}, stamp
         ((_, content),) = self._folder.contents([file])
         if isinstance(content, Unreadable):
             raise content
@@ -178,11 +188,13 @@ class _Run:
         return True
 
     def _is_there(self, row: str) -> bool:
-        """Whether the folder has the file or page of a row."""
+        """Whether the folder has the file or page of a row; so it has the pages nobody counted."""
         if row in self._listing.files:
             return True
         file, page = split_page(row)
-        return page is not None and page <= self._counts.get(file, (0,))[0]
+        if page is None or file not in self._listing.files:
+            return False
+        return page <= self._counts.get(file, (page,))[0]
 
     def _copy(self, fresh: Shelf[_Fresh]) -> Shelf[tuple[str]]:
         """Rows of content that is indexed under another name; they are taken out of `fresh`.

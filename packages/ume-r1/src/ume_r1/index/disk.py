@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from ume_r1.index.errors import disk_error
 
@@ -26,6 +28,16 @@ class Hash(Protocol):
         ...
 
 
+def is_local(path: Path) -> bool:
+    """Whether it is on a disk, and not what stands for a place on an object store."""
+    return isinstance(path, Path)
+
+
+def absolute(directory: Path) -> str:
+    """A directory's absolute path or URI."""
+    return str(directory.resolve() if is_local(directory) else directory).rstrip("/")
+
+
 def write_whole(path: Path, data: bytes | Callable[[BinaryIO], None]) -> None:
     """Replace a file in one step; its content is on disk when this returns.
 
@@ -36,6 +48,17 @@ def write_whole(path: Path, data: bytes | Callable[[BinaryIO], None]) -> None:
     Raises:
         InvalidOption: the disk refuses it.
     """
+    if not is_local(path):  # an object is replaced in one step
+        whole = io.BytesIO()
+        if isinstance(data, bytes):
+            whole.write(data)
+        else:
+            data(whole)
+        try:
+            path.write_bytes(whole.getvalue())
+        except OSError as error:
+            raise disk_error(error, path) from error
+        return
     part = temporary(path)
     try:
         for place in (path, part):
@@ -100,7 +123,7 @@ def entries(directory: Path) -> list[Path]:
         InvalidOption: it cannot be read.
     """
     try:
-        return sorted(directory.iterdir())
+        return sorted(directory.iterdir(), key=str)
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
@@ -123,7 +146,11 @@ def remove(path: Path) -> None:
         InvalidOption: the operating system refuses it.
     """
     try:
-        if path.is_dir() and not path.is_symlink():
+        if not is_local(path):
+            files: Any = path
+            with suppress(FileNotFoundError):
+                files.fs.rm(files.path, recursive=True)
+        elif path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)

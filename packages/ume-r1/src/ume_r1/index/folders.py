@@ -125,3 +125,17 @@ def folder_at(folder: FolderLike) -> Folder:
     from ume_r1.index.remote import RemoteFolder
 
     return RemoteFolder(folder)
+
+
+def directory_at(name: str | Path) -> Path:
+    """The directory of an index, by its path or URI; on an object store with a path's methods.
+
+    Raises:
+        InvalidOption: the URI is none of a store, or it cannot be reached.
+        EngineUnavailable: no driver reads such URIs here.
+    """
+    if isinstance(name, Path) or not is_uri(name):
+        return Path(name) if isinstance(name, str) else name
+    from ume_r1.index.remote import place_at
+
+    return place_at(name)

@@ -8,14 +8,19 @@ URI that holds some is refused, since URIs are stored and printed.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shlex
+import socket
+import threading
+import uuid
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from ume_core.errors import EngineUnavailable, InvalidOption, UmeError
 from ume_core.limits import Limits
@@ -39,6 +44,8 @@ _ALIASES = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
 _AHEAD = 8  # files fetched at a time
 _SMALL = 8 * 1024 * 1024  # bytes; larger files are fetched alone
 _BLOCK = 8 * 1024 * 1024
+_LEASE_SECONDS = 120.0
+_LEASE_PARTS = 3  # host, process, number
 _WHEN = ("LastModified", "last_modified", "updated", "mtime", "created")
 _MARK = ("ETag", "etag", "md5Hash", "content_md5", "crc32c")
 
@@ -134,6 +141,87 @@ def _fix(uri: str, error: Exception) -> str:
 
 def _credentials_of(scheme: str) -> str:
     return _CREDENTIALS[_ALIASES.get(scheme, scheme)]
+
+
+def place_at(uri: str) -> Path:
+    """A directory on an object store, with the methods of a path.
+
+    Raises:
+        InvalidOption: see `check_uri`, or the store cannot be reached.
+        EngineUnavailable: see `filesystem`.
+    """
+    uri = check_uri(uri)
+    files, path = filesystem(uri)
+    try:
+        from upath import UPath
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"an index at {uri} needs universal-pathlib, which is not installed",
+            fix="pip install universal-pathlib",
+        ) from error
+    with remote_errors(uri):  # a bucket that is not there is an index that is not there, otherwise
+        files.ls(path.partition("/")[0])
+    found = UPath(uri, use_listings_cache=False, skip_instance_cache=True)
+    return cast(Path, found)
+
+
+@contextmanager
+def lease(directory: Any, name: str) -> Generator[None]:
+    """Keep other processes from writing an index on an object store.
+
+    An object says who writes, and is renewed; that of a killed process is given up after two
+    minutes by the store's own clock.
+
+    Args:
+        directory: as `place_at` gives it.
+        name: of the object.
+
+    Raises:
+        InvalidOption: another process is writing, or the store refuses something.
+    """
+    files, path = directory.fs, f"{directory.path.rstrip('/')}/{name}"
+    mine = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex}".encode()
+    with remote_errors(str(directory)):
+        try:
+            files.pipe_file(path, mine, mode="create")
+        except FileExistsError:
+            _take_over(directory, files, path, mine)
+    ended = threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(_LEASE_SECONDS / 4):
+            with suppress(Exception):  # the next time, or the lease is lost
+                if files.cat_file(path) == mine:
+                    files.pipe_file(path, mine)
+
+    thread = threading.Thread(target=renew, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        with suppress(Exception):  # it ends by itself
+            if files.cat_file(path) == mine:
+                files.rm_file(path)
+
+
+def _take_over(directory: Any, files: Any, path: str, mine: bytes) -> None:
+    probe = f"{path}-{uuid.uuid4().hex}"
+    files.pipe_file(probe, b"now")
+    now = files.modified(probe)
+    files.rm_file(probe)
+    age = (now - files.modified(path)).total_seconds()
+    holder = files.cat_file(path).decode(errors="replace").split()
+    # A disk's lock file that was copied here is empty.
+    if age < _LEASE_SECONDS and len(holder) == _LEASE_PARTS:
+        raise InvalidOption(
+            f"another process is writing {directory} (process {holder[1]} on {holder[0]})",
+            fix=f"wait for it to finish; one that was killed is given up in "
+            f"{_LEASE_SECONDS - age:.0f} s",
+        )
+    files.rm_file(path)
+    files.pipe_file(path, mine, mode="create")
 
 
 class RemoteFolder:

@@ -20,6 +20,7 @@ class BuildReport:
         repaired: files embedded again because their rows were damaged.
         damaged: files of the index that were damaged when the run began.
         unread: suffix -> number of files of a kind that is not embedded.
+        unsettled: files that changed in the last seconds, and are left for later.
         recall: vector column -> recall@10 of the index for approximate search that was made of it,
             against exact search.
     """
@@ -33,4 +34,5 @@ class BuildReport:
     repaired: list[str] = field(default_factory=list[str])
     damaged: list[str] = field(default_factory=list[str])
     unread: Counter[str] = field(default_factory=Counter[str])
+    unsettled: list[str] = field(default_factory=list[str])
     recall: dict[str, float] = field(default_factory=dict[str, float])

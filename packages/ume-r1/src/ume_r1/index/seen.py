@@ -51,6 +51,10 @@ class Stamp:
         """The stamp in a stat result."""
         return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
+    def is_younger(self, seconds: float) -> bool:
+        """Whether the file changed that lately, by this machine's clock, and not in the future."""
+        return 0 <= time.time_ns() - max(self.mtime_ns, self.ctime_ns) < seconds * 1e9
+
 
 class Seen:
     """The cache of one index directory."""

@@ -26,9 +26,9 @@ from ume_r1.index import description as about_file
 from ume_r1.index import seen, snapshot
 from ume_r1.index.dates import check_date
 from ume_r1.index.description import Description, mismatch, read_description
-from ume_r1.index.disk import entries, is_there, remove, temporary
+from ume_r1.index.disk import entries, is_local, is_there, remove, temporary
 from ume_r1.index.errors import DamagedIndex, disk_error
-from ume_r1.index.folders import Folder, FolderLike, folder_at, is_uri
+from ume_r1.index.folders import Folder, FolderLike, directory_at, folder_at, is_uri
 from ume_r1.index.hits import Hit, distinct, hits_of
 from ume_r1.index.options import Asked
 from ume_r1.index.pages import content_of, file_of
@@ -64,7 +64,8 @@ class Index:
             InvalidOption: the directory holds no index, or one of another version.
             DamagedIndex: a file of it is gone or not as it was written.
         """
-        index = cls(Path(directory), read_description(Path(directory)))
+        place = directory_at(directory)
+        index = cls(place, read_description(place))
         len(index)
         return index
 
@@ -73,7 +74,7 @@ class Index:
         """Open the index there, or create it.
 
         Args:
-            directory: of the index.
+            directory: of the index, as `directory_at` gives it.
             description: what it is to hold (see `Description.of`).
             rebuild: start anew, whatever is stored; also what cannot be read any more.
 
@@ -83,7 +84,8 @@ class Index:
         """
         check_target(directory, rebuild=rebuild)
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            if is_local(directory):
+                directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise disk_error(error, directory) from error
         if rebuild or not has_index(directory):
@@ -110,6 +112,8 @@ class Index:
         if is_uri(self.description.folder):
             return self.description.folder
         stored = Path(self.description.folder)
+        if not is_local(self.directory):
+            return stored
         beside = (self.directory.resolve() / self.description.beside).resolve()
         return beside if not is_there(stored) and is_there(beside) else stored
 
@@ -371,7 +375,7 @@ def check_target(directory: Path, *, rebuild: bool = False) -> None:
         InvalidOption: with the fix.
         DamagedIndex: nothing says any more which model made the rows.
     """
-    if directory.is_file():
+    if is_local(directory) and directory.is_file():
         raise InvalidOption(f"{directory} is a file", fix="choose another --to")
     names = {path.name for path in entries(directory)}
     if about_file.NAME not in names and names - _OURS:
@@ -394,6 +398,12 @@ def lock(directory: Path) -> Generator[None]:
         InvalidOption: another process is writing.
     """
     path = directory / _LOCK
+    if not is_local(directory):
+        from ume_r1.index.remote import lease
+
+        with lease(directory, _LOCK):
+            yield
+        return
     held = FileLock(path, timeout=0)
     try:
         held.acquire()

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from ume_core.results import Vectors
-from ume_r1.index.disk import entries, remove
+from ume_r1.index.disk import absolute, entries, is_local, remove
 from ume_r1.index.errors import DamagedIndex, library_errors
 from ume_r1.index.rows import Narrow, checked, matrix, quoted
 from ume_r1.index.shelf import Shelf
@@ -93,7 +93,8 @@ class Table:
         self._directory = directory
         self._unindexed: dict[str, int] | None = None
         with self._errors():
-            database = lancedb.connect(str(directory / FOLDER))
+            options = None if is_local(directory) else _storage_options()
+            database = lancedb.connect(absolute(directory / FOLDER), storage_options=options)
             if create:
                 remove(self.folder)
                 self._table: Any = database.create_table(_name(generation), schema=schema)
@@ -230,14 +231,15 @@ class Table:
             self._table.create_index(column, config=IvfRq(distance_type="dot"), replace=True)
         self._unindexed = None
 
-    def optimize(self) -> None:
+    def optimize(self, keep: timedelta = timedelta(0)) -> None:
         """Merge small data files, index new rows, and drop what no row needs; see `copy_rows`.
 
-        No other process may be reading the table.
+        Args:
+            keep: how long other processes may have been reading what is dropped.
         """
         with self._errors(), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of other readers; see above
-            self._table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
+            self._table.optimize(cleanup_older_than=keep, delete_unverified=not keep)
         self._unindexed = None
 
     def add(self, rows: pa.Table) -> None:
@@ -293,6 +295,12 @@ def copy_rows(pages: Iterable[Checked], to: Table) -> list[str]:
         if any(first):
             to.add(rows.filter(pa.array(first, pa.bool_())))
     return unsound
+
+
+def _storage_options() -> dict[str, str]:
+    """What LanceDB does not find in the environment, where it has the rest as AWS names it."""
+    address = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    return {"allow_http": "true"} if address.startswith("http://") else {}
 
 
 def _name(generation: int) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
 
 from ume_r1.index import snapshot
 from ume_r1.index.description import Description, SealedFile, read_description
-from ume_r1.index.disk import entries, link_tree, remove
+from ume_r1.index.disk import entries, is_local, link_tree, remove
 from ume_r1.index.errors import DamagedIndex
 from ume_r1.index.recall import recall
 from ume_r1.index.rows import Row, renamed, to_arrow, vector_columns
@@ -25,6 +26,7 @@ from ume_r1.index.table import ANN_ROWS, FOLDER, Table, copy_rows, has_table, ta
 _COMMITS = 256
 # Rows that a search compares one by one beside the index, about 20 ms of it.
 _UNINDEXED = 10_000
+_READERS = timedelta(hours=1)  # that a search on an object store may take
 
 
 @contextmanager
@@ -102,16 +104,20 @@ class Writer:
         """
         if isinstance(self._rows, Snapshot):  # nothing was changed
             return self._lost
+        remote = not is_local(self._directory)
         large = len(self.known) >= ANN_ROWS
         # Two rows of one path: a commit that was made although it reported a failure.
-        if len(self._table) != len(self.known) or (self._table.untidy() and not large):
+        untidy = not large and not remote and self._table.untidy()
+        if len(self._table) != len(self.known) or untidy:
             self._rewrite()
+        if remote and self._table.scattered():
+            self._table.optimize(_READERS)
         if large and self._stale():
             self._optimize()
         elif self._dirty:
             self._check()
             self._describe(self._sealed(self._about.sealed))
-        elif snapshot.lacks(self._directory, self._about):
+        elif not remote and snapshot.lacks(self._directory, self._about):
             self._describe(self._sealed(self._about.sealed))
         self._dirty = False
         return self._lost
@@ -130,13 +136,17 @@ class Writer:
         they are a tenth of a data file; `_rewrite` drops all, and takes as long as the table is.
         """
         old, generation = self._table, self._about.generation + 1
-        if link_tree(old.folder, table_folder(self._directory, generation)):
+        remote = not is_local(self._directory)
+        if remote:  # in place: readers of what is dropped have an hour
+            new = old
+        elif link_tree(old.folder, table_folder(self._directory, generation)):
             new = Table(self._directory, generation, self._schema)
         else:  # a file system without links
             new = Table(self._directory, generation, self._schema, create=True)
             copy_rows(old.pages(), new)
+        keep = _READERS if remote else timedelta(0)
         if new.scattered():
-            new.optimize()
+            new.optimize(keep)
             self._sound = 0
         for column in vector_columns(self._about.mode):
             missing, rows = new.indexed().get(column), len(new)
@@ -144,11 +154,14 @@ class Writer:
                 new.make_index(column)
                 self.recall[column] = recall(new, column)
         if any(new.indexed().values()):
-            new.optimize()
+            new.optimize(keep)
             self._sound = 0
         self._rows = new
         self._check()
-        self._switch(self._sealed(self._about.sealed))
+        if remote:
+            self._describe(self._sealed({}))
+        else:
+            self._switch(self._sealed(self._about.sealed))
         self._tidied, self._commits = len(self.known), 0
 
     def _put(self, rows: pa.Table) -> None:
@@ -189,13 +202,16 @@ class Writer:
             try:
                 table = Table(self._directory, about.generation, self._schema)
                 # Files that no seal vouches for were written by a run that did not end.
-                self._dirty = not set(table_files(folder)) <= set(about.sealed)
+                here = is_local(self._directory)
+                self._dirty = here and not set(table_files(folder)) <= set(about.sealed)
                 known_rows(table)
                 checked = self._dirty or verify
                 if not checked or not any(lost for _, lost in table.pages()):
                     return table
             except DamagedIndex:
-                pass  # found out below, where it does no harm
+                if not is_local(self._directory):
+                    raise  # nothing is copied to this disk to be repaired
+                # found out below, where it does no harm
         self.damaged = [f"{FOLDER}/{folder.name}/{name}" for name in changed or ["data"]]
         self._dirty = True
         from ume_r1.index.salvage import salvage
@@ -236,6 +252,8 @@ class Writer:
     def _sealed(self, before: dict[str, SealedFile]) -> Description:
         """The description of the table as it is now; `before` are files not to be read again."""
         generation = self._table.generation
+        if not is_local(self._directory):
+            return replace(self._about, generation=generation, sealed={}, snapshot=None)
         sealed = seal(table_folder(self._directory, generation), before)
         copy = snapshot.write(self._directory, self._table, sealed)
         return replace(self._about, generation=generation, sealed=sealed, snapshot=copy)
