@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ume_core.testing import FakeEmbedder
 from ume_core.testing.contract import picture
 from ume_r1.cli import main
 from ume_r1.index import Description, Index, options
+from ume_r1.testing import Bucket, environment, serving_s3
 
 
 class Loads(list[dict[str, Any]]):
@@ -71,3 +72,18 @@ def run(loads: Loads, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple
         return status, said.out, said.err
 
     return call
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """A local S3 server's address."""
+    with serving_s3() as address:
+        yield address
+
+
+@pytest.fixture
+def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """A new bucket, with everything that reads S3 pointed at it."""
+    for name, value in environment(s3_server).items():
+        monkeypatch.setenv(name, value)
+    return Bucket.at(s3_server)

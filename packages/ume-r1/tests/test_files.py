@@ -67,7 +67,7 @@ def test_a_phones_pictures_are_indexed_with_pillow_heif_and_else_told_of(
     monkeypatch.setattr(files, "_reads_heif", lambda: False)
     (tmp_path / "IMG_1.HEIC").write_bytes(b"x")
     found = list_folder(tmp_path)
-    assert found.files == [] and found.unread == {".heic": 1}
+    assert not found.files and found.unread == {".heic": 1}
     lines, missed = left_out(found.unread)
     assert missed and lines == [
         "left out 1 .heic file. Fix: pip install pillow-heif, and run again"

@@ -261,7 +261,7 @@ def test_kill_9_loses_and_doubles_nothing(folder: Path, tmp_path: Path, model: E
     stored = Index.open(index)
     assert len(stored) == 305
     hits = stored.search(model.embed([folder / "many7.png"]).vectors("disc")[0], "disc", 1)
-    assert hits[0].path.name == "many7.png"
+    assert hits[0].name == "many7.png"
 
 
 def test_words_that_name_a_picture_are_warned_of(folder: Path, model: Embedder) -> None:

@@ -16,7 +16,7 @@ from ume_core.embedder import Embedder
 from ume_core.results import EmbeddingResult
 from ume_core.testing import FakeEmbedder
 from ume_core.testing.contract import picture
-from ume_r1.index import Index, build, build_index
+from ume_r1.index import Index, batches, build_index
 from ume_r1.index.store import lock
 
 Create = Callable[..., Index]
@@ -263,7 +263,7 @@ def test_a_file_edited_during_a_run_gets_no_vector_of_its_former_content(
 def test_a_file_edited_after_it_was_compared_is_stored_as_it_was_embedded(
     folder: Path, create: Create, model: FakeEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(build._CHUNK, "disc", 1)  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setitem(batches._CHUNK, "disc", 1)  # pyright: ignore[reportPrivateUsage]
     index = create(folder)
     build_index(index, folder, model)
     old, new = picture(21), picture(22)
@@ -279,7 +279,7 @@ def test_a_file_edited_after_it_was_compared_is_stored_as_it_was_embedded(
 def test_large_files_are_held_one_at_a_time_and_hashed_as_embedded(
     tmp_path: Path, create: Create, model: FakeEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "_CHUNK_BYTES", 3000)
+    monkeypatch.setattr(batches, "_CHUNK_BYTES", 3000)
     folder = tmp_path / "files"
     folder.mkdir()
     texts = [f"{number}" * 1400 for number in range(5)] + ["x" * 9000]
@@ -398,7 +398,8 @@ def test_the_index_does_not_grow_while_its_files_change(
 def test_small_commits_are_merged(
     tmp_path: Path, create: Create, model: FakeEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(build._CHUNK, "disc", 1)  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setitem(batches._CHUNK, "disc", 1)  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(batches, "_COMMIT_SECONDS", 0)
     monkeypatch.setattr("ume_r1.index.writer._COMMITS", 5)
     many(tmp_path / "many", 60)
     index = create(tmp_path / "many")

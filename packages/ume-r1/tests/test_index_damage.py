@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from ume_core import UmeError
 from ume_core.testing import FakeEmbedder
-from ume_r1.index import DamagedIndex, Index, build, build_index, seal
+from ume_r1.index import DamagedIndex, Index, batches, build_index, seal
 from ume_r1.index.errors import library_errors
 from ume_r1.index.rows import Row, checked, schema_of, to_arrow
 from ume_r1.index.store import lock
@@ -69,7 +69,7 @@ def check_whole(index: Index, model: FakeEmbedder, count: int = 20) -> None:
 
 def test_a_row_knows_by_its_digest_that_any_cell_was_changed() -> None:
     vector = np.arange(4, dtype=np.float32)
-    row = Row("p", "d", "text", "ok", "thinks", "sums up", vector, vector + 1)
+    row = Row("p", "d", "text", "2026", "ok", "thinks", "sums up", vector, vector + 1)
     table = to_arrow([row, row], schema_of("both", 4))
     assert checked(table) == (table, [])
     for name in table.column_names:
@@ -237,7 +237,8 @@ def test_a_damaged_row_whose_file_is_not_there_is_named(
 def test_only_the_rows_of_a_damaged_data_file_are_embedded_again(
     folder: Path, create: Create, model: FakeEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(build._CHUNK, "disc", 5)  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setitem(batches._CHUNK, "disc", 5)  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(batches, "_COMMIT_SECONDS", 0)
     index = create(folder)
     build_index(index, folder, model)
     path = data_file(index.directory)
@@ -446,5 +447,5 @@ def test_the_description_is_json_with_all_that_loading_needs(
 ) -> None:
     run("index", folder, "--to", tmp_path / "index", "--text-only", "plain", "--device", "cpu")
     said = json.loads((tmp_path / "index" / "ume-index.json").read_text())
-    assert said["format"] == 3 and said["model"] == "ume-nano" and said["engine"] == "auto"
+    assert said["format"] == 4 and said["model"] == "ume-nano" and said["engine"] == "auto"
     assert said["options"] == {"text_only": "plain", "dtype": "float32"}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -14,8 +16,11 @@ from ume_core.items import Image
 from ume_core.testing import FakeEmbedder
 from ume_core.testing.contract import picture
 from ume_r1 import files
-from ume_r1.index import Index, build, build_index
+from ume_r1.index import BuildReport, Index, batches, build, build_index, folders, pages
 from ume_r1.index.page import write_page
+from ume_r1.index.remote import RemoteFolder
+from ume_r1.index.writer import writing
+from ume_r1.testing import Bucket
 
 pytest.importorskip("pypdfium2", reason="pypdfium2 draws PDFs")
 Create = Callable[..., Index]
@@ -37,7 +42,7 @@ def docs(tmp_path: Path) -> Path:
     return folder
 
 
-def figures(report: build.BuildReport) -> tuple[int, int, int, int]:
+def figures(report: BuildReport) -> tuple[int, int, int, int]:
     return report.embedded, report.unchanged, report.moved, report.removed
 
 
@@ -75,15 +80,18 @@ def test_an_unchanged_pdf_is_not_read(
     monkeypatch.setattr(seen, "_TICK_NS", 0)  # as if the files were old
     index = create(docs)
     build_index(index, docs, model)
-    for name in ("read_file", "digest_file", "count_pages"):
-        monkeypatch.delattr(build, name)
+    for module, name in (
+        (folders, "read_file"), (folders, "digest_file"), (pages, "count_pages"),
+        (build, "draw_page"),
+    ):  # fmt: skip
+        monkeypatch.delattr(module, name)
     assert build_index(index, docs, model).unchanged == 4
 
 
 def test_an_interrupted_pdf_goes_on_where_it_stopped(
     docs: Path, create: Create, model: FakeEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(build._CHUNK, "disc", 2)
+    monkeypatch.setitem(batches._CHUNK, "disc", 2)
     index = create(docs)
 
     def stop(done: int, total: int) -> None:
@@ -132,6 +140,107 @@ def test_a_damaged_file_takes_its_own_pages_along_and_a_missing_package_none(
     assert "other.pdf" in report.skipped and sorted(index.known()) == [
         "p.png", *(f"sub/doc.pdf#page={n}" for n in (1, 2, 3)),
     ]  # fmt: skip
+
+
+def test_pdfs_that_swapped_their_names_are_copied(
+    docs: Path, create: Create, model: FakeEmbedder
+) -> None:
+    one, other = docs / "sub" / "doc.pdf", docs / "other.pdf"
+    write(other, 5, 6)
+    index = create(docs)
+    build_index(index, docs, model)
+    before = index.known()
+    one.rename(docs / "x")
+    other.rename(one)
+    (docs / "x").rename(other)
+    report = build_index(index, docs, lambda: pytest.fail("the model is loaded"))
+    assert figures(report) == (0, 1, 5, 0)
+    known = index.known()
+    assert known["other.pdf#page=3"] == before["sub/doc.pdf#page=3"]
+    assert known["sub/doc.pdf#page=2"] == before["other.pdf#page=2"]
+    assert len(known) == 6
+
+
+def test_a_pdf_that_may_still_be_written_keeps_its_pages(
+    docs: Path, create: Create, model: FakeEmbedder
+) -> None:
+    index = create(docs)
+    build_index(index, docs, model)
+    write(docs / "sub" / "doc.pdf", 7)
+    report = build_index(index, docs, model, settle=600)
+    assert sorted(report.unsettled) == ["p.png", "sub/doc.pdf"] and figures(report) == (0, 0, 0, 0)
+    assert len(index) == 4
+    assert figures(build_index(index, docs, model)) == (1, 1, 0, 2)
+
+
+def test_a_lost_row_of_a_page_is_the_only_one_embedded_again(
+    docs: Path, create: Create, model: FakeEmbedder
+) -> None:
+    index = create(docs)
+    build_index(index, docs, model)
+    with writing(index) as writer:
+        writer.remove(["sub/doc.pdf#page=2"])
+        writer.finish()
+    report = build_index(index, docs, model)
+    assert figures(report) == (1, 3, 0, 0) and report.repaired == ["sub/doc.pdf#page=2"]
+
+
+def test_pages_have_their_files_date_and_more_like_one_is_found(
+    docs: Path, tmp_path: Path, run: Run
+) -> None:
+    file, index = docs / "sub" / "doc.pdf", tmp_path / "index"
+    os.utime(file, (1_748_700_000, 1_748_700_000))
+    run("index", docs, "--to", index)
+    asked = ("search", index, "--like", "sub/doc.pdf#page=2", "--json", "--until", "2025")
+    status, said, _ = run(*asked)
+    hits = json.loads(said)["hits"]
+    assert status == 0 and sorted(hit["page"] for hit in hits) == [1, 3]
+    assert {hit["path"] for hit in hits} == {str(file)}
+    assert {hit["date"] for hit in hits} == {"2025-05-31T14:00:00"}
+    _, said, _ = run("search", index, "a", "dog", "--json", "--unique=-1", "--until", "2025")
+    (hit,) = json.loads(said)["hits"]
+    assert {hit["name"], *hit["duplicates"]} == {f"sub/doc.pdf#page={n}" for n in (1, 2, 3)}
+    assert json.loads(run("search", index, "x", "--json", "--since", "2026")[1])["hits"]
+    status, _, told = run("search", index, "--like", "sub/doc.pdf")
+    assert status == 2 and "name a page, such as 'sub/doc.pdf#page=1'" in told
+
+
+def test_a_pdf_on_an_object_store_is_fetched_once(
+    docs: Path, bucket: Bucket, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.upload(docs, "docs")
+    uri, index = f"{bucket.uri}/docs", tmp_path / "index"
+    assert run("index", docs, "--to", tmp_path / "local")[0] == 0
+    fetched: list[str] = []
+    read = RemoteFolder._read
+
+    def noting(self: RemoteFolder, name: str) -> Any:
+        fetched.append(name)
+        return read(self, name)
+
+    monkeypatch.setattr(RemoteFolder, "_read", noting)
+
+    def figures() -> tuple[int, ...]:
+        found = json.loads(run("index", uri, "--to", index, "--json")[1])
+        return tuple(found[name] for name in ("embedded", "unchanged", "moved", "removed"))
+
+    assert figures() == (4, 0, 0, 0) and sorted(fetched) == ["p.png", "sub/doc.pdf"]
+    assert dict(Index.open(index).known()) == dict(Index.open(tmp_path / "local").known())
+    fetched.clear()
+    assert figures() == (0, 4, 0, 0) and not fetched
+    bucket.put("docs/new.pdf", bucket.get("docs/sub/doc.pdf"))
+    bucket.delete("docs/sub/doc.pdf")
+    assert figures() == (0, 1, 3, 0) and fetched == ["new.pdf"]
+    fetched.clear()
+    write(tmp_path / "short.pdf", 1)
+    bucket.put("docs/new.pdf", (tmp_path / "short.pdf").read_bytes())
+    assert figures() == (1, 1, 0, 2) and fetched == ["new.pdf"]
+    status, said, _ = run("search", index, "a", "dog", "--json", "--top", "1", "--kind", "image")
+    (hit,) = json.loads(said)["hits"]
+    assert status == 0 and (hit["path"], hit["page"]) in (
+        (f"{uri}/new.pdf", 1),
+        (f"{uri}/p.png", None),
+    )
 
 
 def test_searches_print_pages_and_take_what_they_print(

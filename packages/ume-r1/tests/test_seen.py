@@ -48,15 +48,15 @@ def test_nothing_is_written_if_nothing_changed(tmp_path: Path) -> None:
     seen.write()
     before = (tmp_path / NAME).stat().st_mtime_ns
     again = Seen(tmp_path)
-    again.keep_only({"a"})
+    again.keep_only({"a": ()})
     again.write()
     assert (tmp_path / NAME).stat().st_mtime_ns == before
-    again.keep_only(set())
+    again.keep_only({})
     again.write()
-    assert Seen(tmp_path).digests() == {}
+    assert list(Seen(tmp_path).digests()) == []
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"\0" * 500])
 def test_a_damaged_cache_is_an_empty_one(tmp_path: Path, data: bytes) -> None:
     (tmp_path / NAME).write_bytes(data)
-    assert Seen(tmp_path).digests() == {}
+    assert list(Seen(tmp_path).digests()) == []

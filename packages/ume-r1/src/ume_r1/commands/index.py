@@ -6,10 +6,10 @@ import argparse
 from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict, replace
-from pathlib import Path
+from functools import cache
 
 from ume_core.embedder import Embedder
-from ume_core.errors import InvalidOption
+from ume_core.errors import InvalidOption, UmeError
 from ume_core.limits import Policy
 from ume_r1 import output
 from ume_r1.arguments import Parser
@@ -21,12 +21,16 @@ from ume_r1.commands.common import (
 )
 from ume_r1.commands.progress import progress_bar
 from ume_r1.files import counted, left_out
-from ume_r1.index.build import BuildReport, build_index
+from ume_r1.index.batches import Source
+from ume_r1.index.build import build_index
 from ume_r1.index.description import Description, check_asked, read_description
+from ume_r1.index.folders import Folder, LocalFolder, directory_at, folder_at
 from ume_r1.index.options import Asked
+from ume_r1.index.report import BuildReport
 from ume_r1.index.store import Index, check_target, has_index
 from ume_r1.output import printable
 from ume_r1.settings import DEFAULT_MODEL, setting
+from ume_r1.watching import SETTLE_SECONDS, Watch, check_watch
 
 
 def arguments(parser: Parser) -> None:
@@ -35,9 +39,18 @@ def arguments(parser: Parser) -> None:
         "ume index photos --to my-index          # again later: adds what is new",
         "ume index photos --to my-index --mode both --model ume-r1-2b",
         "ume index /mnt/photos --to my-index     # the folder has another name now",
+        "ume index s3://bucket/photos --to my-index",
+        "ume index photos --to my-index --watch  # until Ctrl-C",
     )
-    parser.add_argument("folder", type=Path, help="pictures, clips and texts to index")
-    parser.add_argument("--to", type=Path, required=True, metavar="INDEX", help="index directory")
+    parser.add_argument(
+        "folder", help="pictures, clips and texts to index: a folder, or s3://BUCKET/FOLDER"
+    )
+    parser.add_argument(
+        "--to", required=True, metavar="INDEX", help="index directory, or s3://BUCKET/INDEX"
+    )
+    parser.add_argument(
+        "--watch", action="store_true", help="go on, and run again whenever the folder changed"
+    )
     parser.add_argument(
         "--strict", action="store_true", help="exit with 1 if a file was skipped or left out"
     )
@@ -57,32 +70,74 @@ def arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Bring an index up to date with a folder."""
-    folder = args.folder.resolve()
-    if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise InvalidOption(f"{args.folder} {what}", fix="name a folder with pictures or clips")
+    args.to = directory_at(args.to)
+    folder = folder_at(args.folder)
+    folder.check()
+    if args.watch:
+        _check_watch(args, folder)
     store, model = _open_or_create(args, folder)
+    # Loaded when it is first needed, and once, however often the folder changes.
+    load = cache(lambda: model or _load(store, args))
+    try:
+        if not (isinstance(folder, LocalFolder) and args.watch):
+            report = _update(store, folder, load if model is None else model, args)
+            return _tell(report, len(store), args)
+        watch = Watch(folder.path, store.directory.resolve())
+        output.tell(f"watching {folder.name}; Ctrl-C ends it")
+        for _ in watch:
+            try:
+                report = _update(store, folder, load, args, settle=SETTLE_SECONDS)
+            except UmeError as error:  # a folder that is away, another run: the next time
+                output.complain(f"ume: {error}")
+                continue
+            watch.note(report.unsettled)
+            if report != BuildReport(unchanged=report.unchanged, unread=report.unread):
+                _tell(report, len(store), args)
+    except KeyboardInterrupt:
+        store.reopen()  # to what the run committed
+        if args.watch:
+            output.tell(f"ume: stopped; {len(store)} items are in {args.to}")
+            return 0
+        message = f"interrupted; {len(store)} items are in {args.to}"
+        output.complain(f"ume: {message}; the same command goes on from there")
+        return 130
+    return 0
+
+
+def _check_watch(args: argparse.Namespace, folder: Folder) -> None:
+    """Refuse what cannot be watched.
+
+    Raises:
+        InvalidOption: an object store tells nobody of changes, or an option has no end to report.
+        EngineUnavailable: the library that watches is not installed.
+    """
+    if not isinstance(folder, LocalFolder):
+        raise InvalidOption(
+            f"{folder.name} cannot be watched", fix="run the command again from time to time"
+        )
+    if args.strict:
+        raise InvalidOption("--watch and --strict exclude each other", fix="leave one out")
+    check_watch()
+
+
+def _update(
+    store: Index, folder: Folder, model: Source, args: argparse.Namespace, *, settle: float = 0
+) -> BuildReport:
     with progress_bar("indexing") as bar:
         task = bar.add_task("", total=None)
-        try:
-            report = build_index(
-                store,
-                folder,
-                model or (lambda: _load(store, args)),
-                max_new_tokens=args.max_new_tokens,
-                prune=args.prune,
-                verify=args.verify,
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
-            )
-        except KeyboardInterrupt:
-            bar.stop()
-            message = f"interrupted; {len(store)} items are in {args.to}"
-            output.complain(f"ume: {message}; the same command goes on from there")
-            return 130
-    return _tell(report, len(store), args)
+        return build_index(
+            store,
+            folder,
+            model,
+            max_new_tokens=args.max_new_tokens,
+            prune=args.prune,
+            verify=args.verify,
+            settle=settle,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
 
 
-def _open_or_create(args: argparse.Namespace, folder: Path) -> tuple[Index, Embedder | None]:
+def _open_or_create(args: argparse.Namespace, folder: Folder) -> tuple[Index, Embedder | None]:
     """The index to update, and the model if it had to be loaded for that."""
     asked = Asked(args.model, args.engine or "auto", options_from(args, new=False))
     mode = args.mode
@@ -93,7 +148,7 @@ def _open_or_create(args: argparse.Namespace, folder: Path) -> tuple[Index, Embe
         before = store.description.folder
         store.move_to(folder)
         if before != store.description.folder:
-            output.tell(f"{args.to} indexed {before}; from now on {folder}")
+            output.tell(f"{args.to} indexed {before}; from now on {folder.name}")
         return store, None
     if has_index(args.to) and asked.model is None:  # to be rebuilt, with its own model if known
         with suppress(InvalidOption):
@@ -136,7 +191,11 @@ def _tell(report: BuildReport, items: int, args: argparse.Namespace) -> int:
             f"{report.unchanged} unchanged, {report.moved} moved, {report.removed} removed, "
             f"{len(report.skipped)} skipped"
         )
-    said = [f"damaged {name}: what could not be read is embedded again" for name in report.damaged]
+    said = [
+        f"approximate search of {column} vectors: recall@10 is {share:.3f} of exact search's"
+        for column, share in report.recall.items()
+    ]
+    said += [f"damaged {name}: what could not be read is embedded again" for name in report.damaged]
     said += [f"repaired {printable(path)}: its row was damaged" for path in report.repaired]
     said += [f"skipped {printable(p)}: {reason}" for p, reason in sorted(report.skipped.items())]
     for reason, count in sorted(Counter(report.kept.values()).items()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,7 +13,6 @@ from ume_core.fetch import Access
 from ume_core.items import Image, Item, Part, Text, Video
 from ume_core.media import open_image
 from ume_core.pdf import is_pdf
-from ume_core.results import Record
 from ume_core.retrieval import KINDS as KINDS_OF_POLICY
 from ume_core.retrieval import SearchPolicy
 from ume_core.signature import Mode
@@ -25,11 +25,16 @@ from ume_r1.commands.common import (
     model_arguments,
     options_from,
 )
-from ume_r1.index.finding import find
-from ume_r1.index.store import Hit, Index, is_there
+from ume_r1.index.dates import check_date
+from ume_r1.index.disk import is_there
+from ume_r1.index.finding import Answer, find, find_like
+from ume_r1.index.folders import is_uri
+from ume_r1.index.hits import Hit
+from ume_r1.index.store import Index
 from ume_r1.output import printable
 
 KINDS = ("image", "video", "text")
+UNIQUE = 0.97
 
 
 def arguments(parser: Parser) -> None:
@@ -39,11 +44,13 @@ def arguments(parser: Parser) -> None:
         "ume search my-index --image dog.png 'the same in the snow'",
         "ume search my-index --image 'paper.pdf#page=3' --top 3",
         "ume search my-index a dog --kind image --under holidays --min-score 0.3",
+        "ume search my-index a dog --since 2025-06 --until 2025-08 --unique",
+        "ume search my-index --like holidays/dog.png",
         "ume search my-index a dog --top 20 -0 | xargs -0 cp -t found/",
         "ume search my-index a dog --json | jq '.hits[].path'",
         "ume search my-index a dog --html page.html",
     )
-    parser.add_argument("index", type=Path, help="index directory")
+    parser.add_argument("index", help="index directory, or s3://BUCKET/INDEX")
     parser.add_argument(
         "words", nargs="*", default=[], help="what to look for; quotes are not needed"
     )
@@ -51,6 +58,9 @@ def arguments(parser: Parser) -> None:
         "--image", type=Path, help="look for this picture, or page of a PDF; words may refine it"
     )
     parser.add_argument("--video", type=Path, help="look for this clip; words may refine it")
+    parser.add_argument(
+        "--like", metavar="FILE", help="more like this file of the index; loads no model"
+    )
     parser.add_argument("--instruction", help="task instruction before the query")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="results (default: 5)")
     parser.add_argument(
@@ -59,6 +69,19 @@ def arguments(parser: Parser) -> None:
     parser.add_argument("--kind", choices=KINDS, help="only files of this kind")
     parser.add_argument(
         "--under", metavar="FOLDER", help="only files in this folder inside the indexed one"
+    )
+    parser.add_argument(
+        "--since", metavar="DATE",
+        help="only files of this date or later, as 2026, 2026-05 or 2026-05-31: when a picture was "
+        "taken, else when the file was changed",
+    )  # fmt: skip
+    parser.add_argument("--until", metavar="DATE", help="only files of this date or earlier")
+    parser.add_argument(
+        "--unique", type=float, nargs="?", const=UNIQUE, metavar="COSINE",
+        help=f"hide results this near to a better one (default: {UNIQUE})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--exact", action="store_true", help="compare every vector of a large index"
     )
     parser.add_argument(
         "--html", type=Path, metavar="PAGE", help="write a page with thumbnails too"
@@ -92,41 +115,54 @@ def run(args: argparse.Namespace) -> int:
     query = _query(args)
     store = Index.open(args.index)
     policy = _policy(args, store)
-    under = _inside(args.under, store)
-    options = options_from(args, new=False)
-    model = store.load_model(args.model, engine=args.engine or "auto", **options)
-    answer = find(
-        store, model, query, policy, args.top,
-        instruction=args.instruction, kind=args.kind, under=under,
-    )  # fmt: skip
-    record, mode = answer.record, answer.mode
-    hits = [h for h in answer.hits if args.min_score is None or h.score >= args.min_score]
-    _show(hits, record, mode, args)
+    wanted: dict[str, Any] = {
+        "kind": args.kind,
+        "under": _inside(args.under, store, "--under") if args.under is not None else "",
+        "since": check_date(args.since, "--since"),
+        "until": check_date(args.until, "--until"),
+        "min_score": args.min_score,
+        "unique": args.unique,
+    }
+    if query is None:
+        like = _inside(args.like, store, "--like")
+        answer = find_like(store, like, policy, args.top, exact=args.exact, **wanted)
+    else:
+        options = options_from(args, new=False)
+        model = store.load_model(args.model, engine=args.engine or "auto", **options)
+        answer = find(
+            store, model, query, policy, args.top,
+            instruction=args.instruction, exact=args.exact, **wanted,
+        )  # fmt: skip
+    _show(answer, args)
     if args.html is not None:
         from ume_r1.index.page import write_page
 
-        write_page(args.html, query, record, hits, store, mode)
+        shown = query or Item((Text(f"like {args.like}"),))
+        write_page(args.html, shown, answer.record, answer.hits, store, answer.mode)
         output.tell(f"page: {args.html.resolve()}")
-    return _tell_gone(hits, store)
+    return _tell_gone(answer.hits, store)
 
 
-def _show(hits: list[Hit], record: Record, mode: Mode, args: argparse.Namespace) -> None:
+def _show(answer: Answer, args: argparse.Namespace) -> None:
+    hits, record, mode = answer.hits, answer.record, answer.mode
     if args.json:
         said = {"thinking": record.thinking, "summary": record.summary, "status": record.status}
+        like = {} if args.like is None else {"like": args.like}
         found = [_hit(hit) for hit in hits]
-        output.print_json({"query": {"mode": mode, **said}, "hits": found})
+        output.print_json({"query": {"mode": mode, **said, **like}, "hits": found})
         return
     if args.null:
         for path in dict.fromkeys(hit.path for hit in hits):  # a PDF once, whatever its pages
             _print_bytes(path)
         return
-    if mode != "disc":
+    if mode != "disc" and args.like is None:
         print(f"thinking: {record.thinking or '-'}\nsummary:  {record.summary or '-'}")
         if record.status == "forced":
             print(f"forced:   {record.reason}")
     for hit in hits:
         summary = f"  ({hit.summary})" if hit.summary and mode != "disc" else ""
         mark = "  [gone]" if hit.gone else ""
+        mark += f"  [and {len(hit.duplicates)} like it]" if hit.duplicates else ""
         print(f"{hit.score:7.3f}  {printable(hit.place)}{summary}{mark}")
     if not hits:
         output.tell("ume: nothing in the index fits")
@@ -135,34 +171,34 @@ def _show(hits: list[Hit], record: Record, mode: Mode, args: argparse.Namespace)
 def _hit(hit: Hit) -> dict[str, Any]:
     return {
         "score": hit.score, "path": str(hit.path), "page": hit.page, "name": hit.name,
-        "kind": hit.kind, "gone": hit.gone, "thinking": hit.thinking, "summary": hit.summary,
+        "kind": hit.kind, "date": hit.date, "gone": hit.gone, "thinking": hit.thinking,
+        "summary": hit.summary, "duplicates": list(hit.duplicates),
     }  # fmt: skip
 
 
-def _print_bytes(path: Path) -> None:
+def _print_bytes(path: Path | str) -> None:
     """The path's own bytes, whatever encoding the terminal has, and a NUL."""
     sys.stdout.flush()
-    sys.stdout.buffer.write(bytes(path) + b"\0")
+    sys.stdout.buffer.write(os.fsencode(path) + b"\0")
 
 
-def _inside(folder: str | None, store: Index) -> str:
-    """A folder in the indexed one, as rows name it.
+def _inside(named: str, store: Index, option: str) -> str:
+    """A file or folder in the indexed folder, as rows name it.
 
     Raises:
         InvalidOption: it is not in it.
     """
-    if folder is None:
-        return ""
-    path = Path(folder)
-    if path.is_absolute():
-        if not path.is_relative_to(store.folder):
-            raise InvalidOption(
-                f"--under {folder} is not in {store.folder}", fix="name a folder in it"
-            )
-        path = path.relative_to(store.folder)
-    inside = PurePosixPath(path).as_posix()
+    root = store.folder
+    path = Path(named)
+    if isinstance(root, str) and named.startswith(f"{root}/"):
+        path = Path(named[len(root) + 1 :])
+    elif path.is_absolute() or is_uri(named):
+        if isinstance(root, str) or not path.is_relative_to(root):
+            raise InvalidOption(f"{option} {named} is not in {root}", fix="name something in it")
+        path = path.relative_to(root)
     if ".." in path.parts:
-        raise InvalidOption(f"--under {folder} leads out", fix=f"name a folder in {store.folder}")
+        raise InvalidOption(f"{option} {named} leads out", fix=f"name something in {root}")
+    inside = PurePosixPath(path).as_posix()
     return "" if inside == "." else inside
 
 
@@ -171,7 +207,7 @@ def _tell_gone(hits: list[Hit], store: Index) -> int:
     gone = sum(hit.gone for hit in hits)
     if not gone:
         return 0
-    if is_there(store.folder):
+    if isinstance(store.folder, Path) and is_there(store.folder):
         fix = store.update_command()
     else:
         fix = f"ume index NEWFOLDER --to {store.directory}, if {store.folder} was moved"
@@ -179,7 +215,15 @@ def _tell_gone(hits: list[Hit], store: Index) -> int:
     return 1
 
 
-def _query(args: argparse.Namespace) -> Item:
+def _query(args: argparse.Namespace) -> Item | None:
+    """What to look for; None for more like an indexed file."""
+    if args.like is not None:
+        if args.words or args.image or args.video or args.instruction:
+            raise InvalidOption(
+                "--like compares stored vectors, and takes no words, picture or clip beside it",
+                fix="leave them out, or pass the file by --image",
+            )
+        return None
     parts: list[Part] = []
     for path in (args.image, args.video):
         if path is not None:
@@ -193,7 +237,7 @@ def _query(args: argparse.Namespace) -> Item:
     if args.words:
         parts.append(Text(" ".join(args.words)))
     if not parts:
-        raise InvalidItem("nothing to look for", fix="pass words, --image or --video")
+        raise InvalidItem("nothing to look for", fix="pass words, --image, --video or --like")
     return Item(tuple(parts))
 
 

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 from ume_core.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from ume_r1.index.build import BuildReport, build_index
+    from ume_r1.index.build import build_index
     from ume_r1.index.description import Description
     from ume_r1.index.errors import DamagedIndex
     from ume_r1.index.finding import Answer, find
-    from ume_r1.index.store import Hit, Index
+    from ume_r1.index.hits import Hit
+    from ume_r1.index.report import BuildReport
+    from ume_r1.index.store import Index
 
 __all__ = [
     "Answer",
@@ -36,11 +38,13 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        "ume_r1.index.build": "BuildReport build_index",
+        "ume_r1.index.build": "build_index",
         "ume_r1.index.description": "Description",
         "ume_r1.index.errors": "DamagedIndex",
         "ume_r1.index.finding": "Answer find",
-        "ume_r1.index.store": "Hit Index",
+        "ume_r1.index.hits": "Hit",
+        "ume_r1.index.report": "BuildReport",
+        "ume_r1.index.store": "Index",
     },
     distribution="ume-r1",
 )

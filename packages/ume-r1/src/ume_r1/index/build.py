@@ -2,94 +2,47 @@
 
 from __future__ import annotations
 
-import re
-import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from dataclasses import astuple
+from itertools import groupby, islice
+from pathlib import PurePosixPath
 
-from ume_core.embedder import Embedder
 from ume_core.errors import InvalidOption, UmeError
-from ume_core.fetch import Access
-from ume_core.items import Image, Item, Video
 from ume_core.limits import Limits
-from ume_core.media import load_video, open_image
-from ume_core.pdf import count_pages, draw_page, split_page
+from ume_core.pdf import draw_page, split_page
 from ume_r1.files import item_from_bytes, kind_of
-from ume_r1.index.listing import EMPTY, Listing, list_folder
-from ume_r1.index.pages import Pages, by_file, file_of
-from ume_r1.index.reading import Content, Unreadable, digest_file, read_file, stamp_file
-from ume_r1.index.rows import Row
+from ume_r1.index.batches import Batches, Held, Source, reason_of
+from ume_r1.index.dates import date_of
+from ume_r1.index.disk import absolute
+from ume_r1.index.folders import Folder, FolderLike, folder_at
+from ume_r1.index.listing import EMPTY, Listing
+from ume_r1.index.pages import Pages, file_of, pages_in, rows_of
+from ume_r1.index.reading import Content, Unreadable
+from ume_r1.index.report import BuildReport
 from ume_r1.index.seen import Seen, Stamp
+from ume_r1.index.shelf import Shelf
 from ume_r1.index.store import Index
 from ume_r1.index.writer import Writer, writing
 
-# Files per commit: what a kill can cost. Gen takes seconds an item, so it commits more often.
-_CHUNK = {"disc": 64, "gen": 8, "both": 8}
-_CHUNK_BYTES = 64 * 1024 * 1024  # of files held at a time; a larger file is held alone
 _COPIES = 1024  # rows copied in one commit
 _HANDFUL = 5  # removals that are never too many
-_SECONDS = 30  # between writings of the cache of file times
 
 Progress = Callable[[int, int], None]
-Source = Embedder | Callable[[], Embedder]
-
-
-@dataclass
-class BuildReport:
-    """What a run did.
-
-    Attributes:
-        embedded: files embedded, those repaired included; each page of a PDF counts.
-        unchanged: files and pages whose content was indexed already.
-        moved: files and pages whose content was indexed under another name.
-        removed: rows removed because their files are deleted.
-        skipped: path of a file or folder -> why it is not indexed as it is now.
-        kept: path of a row -> why it is kept although its file was not found.
-        repaired: files embedded again because their rows were damaged.
-        damaged: files of the index that were damaged when the run began.
-        unread: suffix -> number of files of a kind that is not embedded.
-    """
-
-    embedded: int = 0
-    unchanged: int = 0
-    moved: int = 0
-    removed: int = 0
-    skipped: dict[str, str] = field(default_factory=dict[str, str])
-    kept: dict[str, str] = field(default_factory=dict[str, str])
-    repaired: list[str] = field(default_factory=list[str])
-    damaged: list[str] = field(default_factory=list[str])
-    unread: Counter[str] = field(default_factory=Counter[str])
-
-
-@dataclass(frozen=True)
-class _Fresh:
-    """A file or page without a row of its content; `digest` is None where it was not read yet."""
-
-    kind: str
-    digest: str | None
-    stamp: Stamp
-
-
-@dataclass(frozen=True)
-class _Held:
-    """What is to be embedded next, as it was read."""
-
-    item: Item
-    digest: str
-    stamp: Stamp
+# A file or page without a row of its content: its kind, its digest, and its file's stamp. The
+# digest is None where the file was not read yet; it may be a whole PDF then.
+_Fresh = tuple[str, "str | None", int, int, int]
 
 
 def build_index(
     index: Index,
-    folder: Path,
+    folder: FolderLike,
     model: Source,
     *,
     max_new_tokens: int | None = None,
     prune: bool = False,
     verify: bool = False,
+    settle: float = 0,
     progress: Progress = lambda done, total: None,
 ) -> BuildReport:
     """Embed what is new or changed, copy what only moved, remove what is deleted.
@@ -100,13 +53,15 @@ def build_index(
 
     Args:
         index: the index.
-        folder: the indexed folder.
+        folder: the indexed folder: a path, or the URI of one on an object store.
         model: an embedder of the index's signature, or a function that loads it, called when the
             first file is to be embedded.
         max_new_tokens: budget of gen.
         prune: remove the rows of deleted files also if they are most of the index, and those of
             files in folders that are empty now.
         verify: check every stored byte first, not only a part of a large index.
+        settle: seconds that a file must have been as it is; one that changed since may still be
+            being written, and is left as it was indexed.
         progress: called with (files done, files).
 
     Raises:
@@ -114,14 +69,15 @@ def build_index(
             something.
         SignatureMismatch: the loaded model's vectors do not compare with the stored ones.
     """
-    folder = folder.resolve()
-    listing = list_folder(folder, index.directory.resolve())
+    place = folder_at(folder)
+    listing = place.list(absolute(index.directory))
     with writing(index, verify=verify) as writer:
-        run = _Run(index, folder, listing, writer, model, max_new_tokens, progress)
+        run = _Run(index, place, listing, writer, model, max_new_tokens, progress)
         try:
-            run.update(prune)
+            run.update(prune, settle)
         except BaseException:
-            with suppress(InvalidOption):  # only a cache, and another error is under way
+            with suppress(InvalidOption):  # another error is under way
+                run.batches.store()
                 run.seen.write()
             raise
         run.seen.write()
@@ -134,7 +90,7 @@ class _Run:
     def __init__(
         self,
         index: Index,
-        folder: Path,
+        folder: Folder,
         listing: Listing,
         writer: Writer,
         model: Source,
@@ -145,252 +101,242 @@ class _Run:
             damaged=writer.damaged, unread=listing.unread, skipped=dict(listing.unlisted)
         )
         self.seen = Seen(index.directory)
-        self._index, self._folder, self._listing, self._writer = index, folder, listing, writer
-        self._model, self._max_new_tokens, self._progress = model, max_new_tokens, progress
-        self._embedder: Embedder | None = None
-        self._before = dict(writer.known)
-        self._there: set[str] = set()  # what the folder holds, by the names of rows
-        self._total = len(listing.files)
+        self.batches = Batches(
+            index, writer, self.seen, model, max_new_tokens,
+            skip=self._skip, stored=self._count_stored, advance=self._advance,
+        )  # fmt: skip
+        self._folder, self._listing, self._writer = folder, listing, writer
+        self._progress = progress
+        self._before = writer.known.copy()
+        # Without rows there is nothing to compare: files are read once, to be embedded. So are
+        # files that are costly to read.
+        self._reads_twice = folder.near and len(self._before) > 0
+        self._counts: Shelf[tuple[int]] = Shelf("pages")  # of the PDFs that are there
         self._replaced: set[str] = set()  # rows whose files certainly have another content now
-        self._open: tuple[str, Content, Pages] | None = None
-        self._done = 0
-        self._written = time.monotonic()
+        self._done, self._total = 0, len(listing.files)
 
-    def update(self, prune: bool) -> None:
+    def update(self, prune: bool, settle: float) -> None:
         """Do everything, in an order in which nothing is overwritten that is still to be copied."""
-        fresh = self._compare()
-        places = {content: path for path, content in self._before.items()}
-        sources = {
-            path: places[file.kind, file.digest]
-            for path, file in fresh.items()
-            if file.digest is not None and (file.kind, file.digest) in places
-        }
-        copied = self._copy(sources, fresh)
-        self._embed([path for path in fresh if path not in copied], fresh)
-        self._remove({sources[path] for path in copied}, prune)
+        fresh = self._compare(settle)
+        copied = self._copy(fresh)
+        self._embed(fresh, copied)
+        self._remove(copied, prune)
         for path in self._writer.finish():
             self.report.skipped[path] = "its row was damaged and is removed; run again to embed it"
-        self.seen.keep_only(set(self._writer.known))
+        self.report.recall = self._writer.recall
+        self.seen.keep_only(self._writer.known)
 
-    def _compare(self) -> dict[str, _Fresh]:
+    def _compare(self, settle: float) -> Shelf[_Fresh]:
         """Find the files whose content is not what their rows hold."""
-        fresh: dict[str, _Fresh] = {}
-        pages = by_file(self._before.keys() | self.seen.digests().keys())
+        fresh: Shelf[_Fresh] = Shelf("kind", "digest", "size", "mtime_ns", "ctime_ns")
         for file in self._listing.files:
-            kind = kind_of(PurePosixPath(file)) or ""
             try:
-                if kind == "pdf":
-                    kind = "image"
-                    rows, stamp = self._pages(file, pages.get(file, []))
-                    self._total += len(rows) - 1
-                else:
-                    rows, stamp = self._content(file)
-            except Unreadable as error:
-                self._skip(file, error, pages.get(file, [file]))
-                continue
-            self._there.update(rows)
-            for path, digest in rows.items():
-                if digest is not None and self._writer.known.get(path) == (kind, digest):
-                    self.seen.put(path, digest, stamp)
-                    self.report.unchanged += 1
+                stamp = self._folder.stamp(file)
+                rows = self._unchanged(file, stamp)
+                if rows is None and settle and stamp.is_younger(settle):
+                    self.report.unsettled.append(file)
                     self._advance()
-                else:
-                    fresh[path] = _Fresh(kind, digest, stamp)
-        for path in self.seen.digests().keys() - set(self._before) - self._there:
-            if self._listing.unsure(file_of(path)):
+                    continue
+                if rows is None:
+                    rows, stamp = self._read(file, stamp)
+            except Unreadable as error:
+                self._skip(file, error)
+                continue
+            for path, digest in rows.items():
+                if not self._stands(path, digest, stamp):
+                    fresh[path] = (_kind(path), digest, *astuple(stamp))
+        for path, _ in self.seen.digests():
+            lost = path not in self._before and not self._is_there(path)
+            if lost and self._listing.unsure(file_of(path)):
                 self.report.skipped[path] = "its row was damaged, and it cannot be found to repair"
         return fresh
 
-    def _content(self, file: str) -> tuple[Mapping[str, str | None], Stamp]:
-        """The one row that a file has: name -> digest."""
-        stamp = stamp_file(self._folder, file)
-        digest = self.seen.unchanged(file, stamp)
-        # Without rows there is nothing to compare: files are read once, to be embedded.
-        if digest is None and self._before:
-            digest, stamp = digest_file(self._folder, file)
-        return {file: digest}, stamp
+    def _unchanged(self, file: str, stamp: Stamp) -> Mapping[str, str | None] | None:
+        """The rows that a file has, name -> digest, if it is as it was when it was indexed."""
+        is_pdf = _kind(file) == "pdf"
+        names = rows_of(file, self.seen.starting) if is_pdf else [file]
+        digest = next((d for name in names if (d := self.seen.unchanged(name, stamp))), None)
+        if digest is None:
+            return None
+        return self._counted(file, Pages.of(digest)) if is_pdf else {file: digest}
 
-    def _pages(self, file: str, known: list[str]) -> tuple[Mapping[str, str | None], Stamp]:
-        """The rows that a PDF has, a page each: name -> digest; `known` are those of its name."""
-        stamp = stamp_file(self._folder, file)
-        for row in known:
-            digest = self.seen.unchanged(row, stamp)
-            if digest is not None:
-                return Pages.of(digest).rows(file), stamp
-        content, pages = self._read(file)
-        return pages.rows(file), content.stamp
+    def _read(self, file: str, stamp: Stamp) -> tuple[Mapping[str, str | None], Stamp]:
+        """The rows that a changed file has, and its stamp; without a digest for later."""
+        if not self._reads_twice:
+            return {file: None}, stamp
+        if _kind(file) != "pdf":
+            digest, stamp = self._folder.digest(file)
+            return {file: digest}, stamp
+        ((_, content),) = self._folder.contents([file])
+        if isinstance(content, Unreadable):
+            raise content
+        return self._counted(file, pages_in(content)), content.stamp
 
-    def _read(self, file: str) -> tuple[Content, Pages]:
-        """The content of a file, and what pages a PDF has; read once for pages in a row."""
-        if self._open is None or self._open[0] != file:
-            self._open = None  # not two at a time
-            content = read_file(self._folder, file)
-            count = 0
-            if kind_of(PurePosixPath(file)) == "pdf":
-                try:
-                    count = count_pages(content.data, "it", Limits())
-                except UmeError as error:
-                    raise Unreadable(str(error), replaced=True) from error
-            self._open = file, content, Pages(content.digest, count)
-        return self._open[1:]
+    def _counted(self, file: str, pages: Pages) -> Mapping[str, str]:
+        """The rows of a PDF, whose pages are known from now on."""
+        self._counts[file] = (pages.count,)
+        self._total += pages.count - 1
+        return pages.rows(file)
 
-    def _copy(self, sources: dict[str, str], fresh: dict[str, _Fresh]) -> set[str]:
-        """Rows of content that is indexed under another name; returns the files that were copied.
+    def _stands(self, path: str, digest: str | None, stamp: Stamp) -> bool:
+        """Whether the row of this name holds this content; noted if it does."""
+        if digest is None or self._writer.known.get(path) != (_kind(path), digest):
+            return False
+        self.seen.put(path, digest, stamp)
+        self.report.unchanged += 1
+        self._advance()
+        return True
+
+    def _is_there(self, row: str) -> bool:
+        """Whether the folder has the file or page of a row; so it has the pages nobody counted."""
+        if row in self._listing.files:
+            return True
+        file, page = split_page(row)
+        if page is None or file not in self._listing.files:
+            return False
+        return page <= self._counts.get(file, (page,))[0]
+
+    def _copy(self, fresh: Shelf[_Fresh]) -> Shelf[tuple[str]]:
+        """Rows of content that is indexed under another name; they are taken out of `fresh`.
 
         New names come first: a copy that overwrites a row could be the end of what another needs.
+
+        Returns:
+            file or page that was copied -> where from.
         """
-        copied: set[str] = set()
-        order = sorted(sources, key=lambda path: (path in self._before, path))
-        for start in range(0, len(order), _COPIES):
-            rows = self._writer.fetch(sorted({sources[p] for p in order[start : start + _COPIES]}))
-            held = {
-                (kind, digest): index
-                for index, (kind, digest) in enumerate(
-                    zip(rows["kind"].to_pylist(), rows["digest"].to_pylist(), strict=True)
-                )
-            }
-            paths = [
-                path
-                for path in order[start : start + _COPIES]
-                if (fresh[path].kind, fresh[path].digest) in held
-            ]
-            taken = rows.take([held[fresh[p].kind, fresh[p].digest or ""] for p in paths])
-            self._writer.copy(taken, paths)
-            for path in paths:
-                self.seen.put(path, fresh[path].digest or "", fresh[path].stamp)
-            copied.update(paths)
-            self._advance(len(paths))
-        self.report.moved = len(copied)
+        sources: Shelf[tuple[str, int]] = Shelf("source", "replaces")
+        for path, (kind, digest, *_) in fresh.items():
+            source = None if digest is None else self._before.find(kind=kind, digest=digest)
+            if source is not None:
+                sources[path] = (source, int(path in self._before))
+        copied: Shelf[tuple[str]] = Shelf("source")
+        for replaces in (0, 1):
+            order = ((path, s) for path, (s, r) in sources.items() if r == replaces)
+            while some := dict(islice(order, _COPIES)):
+                self._copy_some(some, fresh, copied)
         return copied
 
-    def _embed(self, paths: list[str], fresh: dict[str, _Fresh]) -> None:
-        chunk: dict[str, _Held] = {}
-        held = 0
+    def _copy_some(
+        self, sources: dict[str, str], fresh: Shelf[_Fresh], copied: Shelf[tuple[str]]
+    ) -> None:
+        rows = self._writer.fetch(sorted(set(sources.values())))
+        contents = zip(rows["kind"].to_pylist(), rows["digest"].to_pylist(), strict=True)
+        held = {content: place for place, content in enumerate(contents)}
+        paths = [path for path in sources if fresh[path][:2] in held]
+        self._writer.copy(rows.take([held[fresh[path][:2]] for path in paths]), paths)
         for path in paths:
-            file, page = split_page(path)
+            _, digest, *stamp = fresh.pop(path)
+            self.seen.put(path, digest or "", Stamp(*stamp))
+            copied[path] = (sources[path],)
+        self.report.moved += len(paths)
+        self._advance(len(paths))
+
+    def _embed(self, fresh: Shelf[_Fresh], copied: Shelf[tuple[str]]) -> None:
+        """Embed what is left, each file being read once; a PDF's pages are so one after another."""
+        files = (file for file, _ in groupby(fresh, file_of))
+        for file, content in self._folder.contents(files):
+            names = [file] if file in fresh else rows_of(file, fresh.starting)
+            wanted = {path: fresh.pop(path)[1] for path in names}
             try:
-                content, pages = self._read(file)
-                data, digest = content.data, content.digest
-                if page is not None:
-                    data = draw_page(content.data, page, "it", Limits())
-                    digest = pages.digest(page)
-                item = item_from_bytes(data, fresh[path].kind, path, Limits())
-                self._refuse_early(item)
+                if isinstance(content, Unreadable):
+                    raise content
+                rows = self._rows(file, content, wanted)
             except Unreadable as error:
-                self._skip(path, error)
+                self._skip(file, error, len(wanted))
                 continue
-            except UmeError as error:
-                self._skip(path, Unreadable(_reason(str(error)), replaced=True))
-                continue
-            if chunk and held + len(data) > _CHUNK_BYTES:
-                self._commit(chunk)
-                held = 0
-            chunk[path] = _Held(item, digest, content.stamp)
-            held += len(data)
-            if len(chunk) == _CHUNK[self._index.description.mode]:
-                self._commit(chunk)
-                held = 0
-        self._commit(chunk)
-        self._open = None
+            late = None in wanted.values()
+            for path, digest in rows.items():
+                if not (late and self._needs_no_model(path, digest, content.stamp, copied)):
+                    self._hold(path, digest, content)
+        self.batches.finish()
 
-    def _refuse_early(self, item: Item) -> None:
-        """Find out what cannot be decoded before a model is loaded for it.
+    def _rows(
+        self, file: str, content: Content, wanted: Mapping[str, str | None]
+    ) -> Mapping[str, str]:
+        """The wanted rows with their digests, now that the file is read."""
+        if _kind(file) != "pdf":
+            return dict.fromkeys(wanted, content.digest)
+        pages = pages_in(content)
+        if file in wanted:
+            return self._counted(file, pages)
+        return {path: pages.digest(split_page(path)[1] or 1) for path in wanted}
 
-        Raises:
-            UmeError: it cannot be decoded.
-        """
-        if self._embedder is not None or isinstance(self._model, Embedder):
+    def _needs_no_model(
+        self, path: str, digest: str, stamp: Stamp, copied: Shelf[tuple[str]]
+    ) -> bool:
+        """Whether a content turned out to be indexed when it was read; its row is copied then."""
+        if self._stands(path, digest, stamp):
+            return True
+        source = self._before.find(kind=_kind(path), digest=digest)
+        if source is None:
+            return False
+        rows = self._writer.fetch([source])
+        if not rows.num_rows or rows["digest"][0].as_py() != digest:
+            return False
+        self._writer.copy(rows, [path])
+        self.seen.put(path, digest, stamp)
+        copied[path] = (source,)
+        self.report.moved += 1
+        self._advance()
+        return True
+
+    def _hold(self, path: str, digest: str, content: Content) -> None:
+        """Have a file or page embedded."""
+        page = split_page(path)[1]
+        kind = _kind(path)
+        try:
+            data = content.data
+            if page is not None:
+                data = draw_page(data, page, "it", Limits())
+            item = item_from_bytes(data, kind, path, Limits())
+            self.batches.refuse_early(item)
+        except UmeError as error:
+            self._skip(path, Unreadable(reason_of(str(error)), replaced=True))
             return
-        for part in item.media:
-            if isinstance(part, Image):
-                open_image(part, Access())
-            elif isinstance(part, Video):
-                load_video(part, Access())
+        date = date_of(kind, data, content.stamp.mtime_ns)
+        self.batches.add(path, Held(item, len(data), digest, date, content.stamp))
 
-    def _commit(self, chunk: dict[str, _Held]) -> None:
-        """Embed and store these files, and empty the chunk."""
-        if not chunk:
-            return
-        mode = self._index.description.mode
-        result = self._load().embed(
-            [held.item for held in chunk.values()],
-            mode=mode,
-            max_new_tokens=self._max_new_tokens,
-            on_error="record",
-        )
-        rows: list[Row] = []
-        for i, (path, record) in enumerate(zip(chunk, result.records, strict=True)):
-            if record.status == "failed":
-                reason = _reason(record.reason or "it cannot be embedded")
-                self._skip(path, Unreadable(reason, replaced=True))
-                continue
-            held = chunk[path]
-            rows.append(
-                Row(
-                    path=path,
-                    digest=held.digest,
-                    kind=held.item.modality,
-                    status=record.status,
-                    thinking=record.thinking,
-                    summary=record.summary,
-                    disc=None if result.disc is None else result.disc[i],
-                    gen=None if result.gen is None else result.gen[i],
-                )
-            )
-        self._writer.put(rows)
-        for row in rows:
-            if self.seen.digest(row.path) == row.digest and row.path not in self._before:
-                self.report.repaired.append(row.path)
-            self.seen.put(row.path, row.digest, chunk[row.path].stamp)
-        self.report.embedded += len(rows)
-        self._advance(len(rows))
-        chunk.clear()
-        if time.monotonic() - self._written > _SECONDS:
-            self.seen.write()
-            self._written = time.monotonic()
+    def _count_stored(self, path: str, digest: str) -> None:
+        self.report.embedded += 1
+        if self.seen.digest(path) == digest and path not in self._before:
+            self.report.repaired.append(path)
 
-    def _load(self) -> Embedder:
-        if self._embedder is None:
-            self._embedder = self._model if isinstance(self._model, Embedder) else self._model()
-            self._index.require(self._embedder.signature(self._index.description.mode))
-        return self._embedder
-
-    def _remove(self, sources: set[str], prune: bool) -> None:
+    def _remove(self, copied: Shelf[tuple[str]], prune: bool) -> None:
         """Remove the rows of deleted and replaced files, if there is evidence."""
-        gone: list[str] = []
-        for path in sorted(set(self._before) - self._there):
-            if path in self._replaced or path in self.report.kept:  # its file is there
+        lost: list[str] = []
+        moved: list[str] = []
+        for path in self._before:
+            if self._is_there(path) or path in self._replaced or path in self.report.kept:
                 continue
             unsure = self._listing.unsure(file_of(path))
             if unsure is None or (prune and unsure[1] == EMPTY):
-                gone.append(path)
+                (lost if copied.find(source=path) is None else moved).append(path)
             else:
                 where, reason = unsure
                 self.report.kept[path] = f"{where or 'the folder'}: {reason}"
-        lost = [path for path in gone if path not in sources] + sorted(self._replaced)
+        lost += sorted(self._replaced)
         if not prune and len(lost) > _HANDFUL and 2 * len(lost) > len(self._before):
             reason = f"{len(lost)} of {len(self._before)} items would be removed. Fix: if that is "
             self.report.kept |= dict.fromkeys(lost, f"{reason}right, add --prune")
             lost = []
         self.report.removed = len(set(lost) - self._replaced)
-        moved = [path for path in gone if path in sources]
         self._writer.remove(sorted({*lost, *moved}))
 
-    def _skip(self, path: str, error: Unreadable, rows: Sequence[str] | None = None) -> None:
-        """Leave out a file or page; `rows` are those of a whole file, if it has others than one."""
+    def _skip(self, path: str, error: Unreadable, count: int = 1) -> None:
+        """Leave out a file or page; `count` are the rows that were expected of it."""
         self.report.skipped[path if path.isprintable() else ascii(path)[1:-1]] = error.reason
-        for row in rows or [path]:
+        for row in [path, *rows_of(path, self._before.starting)]:
             if row in self._before and error.replaced:
                 self._replaced.add(row)
             elif row in self._before:
                 self.report.kept[row] = f"{path}: {error.reason}"
-        self._advance()
+        self._advance(count)
 
     def _advance(self, files: int = 1) -> None:
         self._done += files
         self._progress(self._done, self._total)
 
 
-def _reason(text: str) -> str:
-    """An error without the index in the batch; the file's name stands before it."""
-    return re.sub(r"^the bytes\b", "it", re.sub(r"^item \d+: ", "", text))
+def _kind(path: str) -> str:
+    """What a listed file, or a page of one, is; `pdf` for a file of pages."""
+    return kind_of(PurePosixPath(path)) or ""

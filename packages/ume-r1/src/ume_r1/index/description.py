@@ -16,13 +16,14 @@ from ume_core.embedder import Embedder
 from ume_core.errors import InvalidOption, SignatureMismatch, UmeError
 from ume_core.options import LoadOptions
 from ume_core.signature import Mode, Signature, check_mode
-from ume_r1.index.disk import write_whole
+from ume_r1.index.disk import is_local, write_whole
 from ume_r1.index.errors import DamagedIndex, disk_error
+from ume_r1.index.folders import FolderLike, folder_at, is_uri
 from ume_r1.index.options import Asked, options_to_json
 from ume_r1.index.rows import schema_of
 
 NAME = "ume-index.json"
-FORMAT = 3
+FORMAT = 4
 _NESTED = ("signature", "sealed", "snapshot")
 
 
@@ -44,7 +45,7 @@ class Description:
     """What an index holds, as stored in `ume-index.json`.
 
     Attributes:
-        folder: the indexed folder, absolute.
+        folder: the indexed folder: an absolute path, or the URI of one on an object store.
         model: the model's name as it was asked for: an alias, a directory or a hub id.
         mode: of the stored vectors.
         signature: of the stored vectors.
@@ -71,7 +72,7 @@ class Description:
     def of(
         cls,
         model: Embedder,
-        folder: Path,
+        folder: FolderLike,
         mode: Mode,
         *,
         name: str,
@@ -88,7 +89,7 @@ class Description:
         """
         signature = model.signature(mode)
         stored = options_to_json(options or LoadOptions()) | {"dtype": signature.dtype}
-        return cls(str(folder.resolve()), name, mode, signature, stored, engine)
+        return cls(folder_at(folder).name, name, mode, signature, stored, engine)
 
     @property
     def schema(self) -> pa.Schema:
@@ -106,7 +107,8 @@ class Description:
         Raises:
             InvalidOption: the disk refuses it.
         """
-        beside = os.path.relpath(self.folder, directory.resolve())
+        both = is_local(directory) and not is_uri(self.folder)
+        beside = os.path.relpath(self.folder, directory.resolve()) if both else ""
         stored = _to_json(replace(self, beside=beside))
         stored["digest"] = _digest(stored)
         write_whole(directory / NAME, (json.dumps(stored, indent=1) + "\n").encode())
@@ -146,7 +148,9 @@ def read_description(directory: Path) -> Description:
     if stored.pop("digest", None) != _digest(stored):
         raise DamagedIndex(directory, NAME, fix=rebuild)
     try:
-        return _from_json(stored)
+        about = _from_json(stored)
+        # An object store keeps its own digests, and a copy there has lost the disk's.
+        return about if is_local(directory) else replace(about, sealed={}, snapshot=None)
     except (KeyError, TypeError, AttributeError, UmeError) as error:
         raise DamagedIndex(directory, NAME, fix=rebuild) from error
 

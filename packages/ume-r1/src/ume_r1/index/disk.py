@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import shutil
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Any, BinaryIO, Protocol
 
 from ume_r1.index.errors import disk_error
 
@@ -24,19 +28,47 @@ class Hash(Protocol):
         ...
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def is_local(path: Path) -> bool:
+    """Whether it is on a disk, and not what stands for a place on an object store."""
+    return isinstance(path, Path)
+
+
+def absolute(directory: Path) -> str:
+    """A directory's absolute path or URI."""
+    return str(directory.resolve() if is_local(directory) else directory).rstrip("/")
+
+
+def write_whole(path: Path, data: bytes | Callable[[BinaryIO], None]) -> None:
     """Replace a file in one step; its content is on disk when this returns.
+
+    Args:
+        path: the file.
+        data: its content, or what writes it.
 
     Raises:
         InvalidOption: the disk refuses it.
     """
+    if not is_local(path):  # an object is replaced in one step
+        whole = io.BytesIO()
+        if isinstance(data, bytes):
+            whole.write(data)
+        else:
+            data(whole)
+        try:
+            path.write_bytes(whole.getvalue())
+        except OSError as error:
+            raise disk_error(error, path) from error
+        return
     part = temporary(path)
     try:
         for place in (path, part):
             if place.is_dir():  # nothing of ours, and it cannot be replaced
                 remove(place)
         with part.open("wb") as handle:
-            handle.write(data)
+            if isinstance(data, bytes):
+                handle.write(data)
+            else:
+                data(handle)
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(part, path)
@@ -91,11 +123,20 @@ def entries(directory: Path) -> list[Path]:
         InvalidOption: it cannot be read.
     """
     try:
-        return sorted(directory.iterdir())
+        return sorted(directory.iterdir(), key=str)
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise disk_error(error, directory) from error
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file or folder is there, readable or not."""
+    try:
+        path.stat()
+    except OSError as error:
+        return not isinstance(error, (FileNotFoundError, NotADirectoryError))
+    return True
 
 
 def remove(path: Path) -> None:
@@ -105,9 +146,31 @@ def remove(path: Path) -> None:
         InvalidOption: the operating system refuses it.
     """
     try:
-        if path.is_dir() and not path.is_symlink():
+        if not is_local(path):
+            files: Any = path
+            with suppress(FileNotFoundError):
+                files.fs.rm(files.path, recursive=True)
+        elif path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
     except OSError as error:
         raise disk_error(error, path) from error
+
+
+def link_tree(folder: Path, to: Path) -> bool:
+    """Make a folder of links to all files below another; whether the file system has links.
+
+    Raises:
+        InvalidOption: the operating system refuses something else.
+    """
+    remove(to)
+    try:
+        shutil.copytree(folder, to, copy_function=os.link)
+    except (OSError, shutil.Error) as error:
+        remove(to)
+        numbers = {error.errno} if isinstance(error, OSError) and error.errno else {errno.EPERM}
+        if numbers & {errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOTSUP, errno.EXDEV}:
+            return False
+        raise disk_error(error, folder) from error
+    return True

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from ume_core.errors import InvalidOption
 from ume_r1.files import kind_of, lacks
+from ume_r1.index.shelf import Shelf
 
 
 @dataclass
@@ -21,7 +22,7 @@ class Listing:
     """The visible entries below a folder; names are relative to it, with `/` between parts.
 
     Attributes:
-        files: files to embed, sorted. Links to files are among them; nothing was opened yet.
+        files: names of files to embed, in order. Links to files are among them; nothing was opened.
         folders: directories read to their end.
         empty: those of `folders` that hold nothing visible.
         unlisted: directory -> why it could not be read; what is below it is unknown.
@@ -29,12 +30,12 @@ class Listing:
         lacking: file -> the package that is missing to read it; they are counted in `unread` too.
     """
 
-    files: list[str] = field(default_factory=list[str])
+    files: Shelf[tuple[()]] = field(default_factory=lambda: Shelf[tuple[()]]())
     folders: set[str] = field(default_factory=set[str])
     empty: set[str] = field(default_factory=set[str])
     unlisted: dict[str, str] = field(default_factory=dict[str, str])
     unread: Counter[str] = field(default_factory=Counter[str])
-    lacking: dict[str, str] = field(default_factory=dict[str, str])
+    lacking: Shelf[tuple[str]] = field(default_factory=lambda: Shelf[tuple[str]]("package"))
 
     def unsure(self, name: str) -> tuple[str, str] | None:
         """Why nobody can say that the file `name`, which was not found, is deleted.
@@ -44,7 +45,7 @@ class Listing:
             is `EMPTY`.
         """
         if name in self.lacking:
-            return name, f"{self.lacking[name]} is not installed, which reads it"
+            return name, f"{self.lacking[name][0]} is not installed, which reads it"
         parts = PurePosixPath(name).parts
         for depth in range(len(parts)):
             directory = "/".join(parts[:depth])
@@ -95,12 +96,23 @@ def list_folder(folder: Path, leave_out: Path | None = None) -> Listing:
             found.empty.add(directory)
         for entry in visible:
             name = f"{directory}/{entry.name}" if directory else entry.name
-            _sort_in(entry, name, found, waiting)
-    found.files.sort()
+            _sort_entry(entry, name, found, waiting)
     return found
 
 
-def _sort_in(entry: os.DirEntry[str], name: str, found: Listing, waiting: list[str]) -> None:
+def sort_in(name: str, found: Listing) -> bool:
+    """Note a file by its kind; whether it is one to embed."""
+    if kind_of(PurePosixPath(name)) is not None:
+        found.files[name] = ()
+        return True
+    found.unread[PurePosixPath(name).suffix.lower() or "no suffix"] += 1
+    package = lacks(PurePosixPath(name))
+    if package is not None:
+        found.lacking[name] = (package,)
+    return False
+
+
+def _sort_entry(entry: os.DirEntry[str], name: str, found: Listing, waiting: list[str]) -> None:
     try:
         if entry.is_dir(follow_symlinks=False):
             waiting.append(name)
@@ -109,12 +121,7 @@ def _sort_in(entry: os.DirEntry[str], name: str, found: Listing, waiting: list[s
     except OSError as error:  # a file system that tells kinds only by stat, which failed
         found.unlisted[name] = f"it cannot be read: {error.strerror or error}"
         return
-    if kind_of(PurePosixPath(name)) is not None:
-        found.files.append(name)
-    elif to_folder:
+    if to_folder and kind_of(PurePosixPath(name)) is None:
         found.unlisted[name] = _LINK
     else:
-        found.unread[PurePosixPath(name).suffix.lower() or "no suffix"] += 1
-        package = lacks(PurePosixPath(name))
-        if package is not None:
-            found.lacking[name] = package
+        sort_in(name, found)

@@ -10,7 +10,7 @@ import base64
 import io
 import os
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
 import jinja2
@@ -24,7 +24,8 @@ from ume_core.media import Frames, load_video, open_image
 from ume_core.pdf import page_name, split_page
 from ume_core.results import Record
 from ume_r1.files import item_from_file
-from ume_r1.index.store import Hit, Index
+from ume_r1.index.hits import Hit
+from ume_r1.index.store import Index
 
 _SIDE = 480  # pixels: twice a card's width, for dense screens
 _FRAMES = 24  # of a clip's preview
@@ -86,7 +87,7 @@ def write_page(
         gen=mode == "gen",
         cards=[_card(hit, folder, path) for hit in hits],
         total=len(index),
-        folder=folder.name,
+        folder=PurePosixPath(folder).name,
         model=Path(about.model).name if Path(about.model).is_absolute() else about.model,
         mode=mode,
         signature=about.signature.digest,
@@ -99,20 +100,18 @@ def _title(query: Item) -> str:
     return " + ".join([*names, *([query.text.strip()] if query.text.strip() else [])])
 
 
-def _card(hit: Hit, folder: Path, page: Path) -> _Card:
-    gone = hit.gone
-    return _Card(
-        hit,
-        _Media(text="This file is not there any more.") if gone else _shown(hit, folder),
-        hit.summary or hit.name,
-        "" if gone else _link(hit, folder, page),
-        gone,
-    )
+def _card(hit: Hit, folder: Path | str, page: Path) -> _Card:
+    alt = hit.summary or hit.name
+    if isinstance(folder, str) or isinstance(hit.path, str):  # nothing is fetched for a page
+        return _Card(hit, _Media(text="This file is on an object store."), alt, "", False)
+    if hit.gone:
+        return _Card(hit, _Media(text="This file is not there any more."), alt, "", True)
+    return _Card(hit, _shown(hit, hit.path, folder), alt, _link(hit, hit.path, folder, page), False)
 
 
-def _link(hit: Hit, folder: Path, page: Path) -> str:
+def _link(hit: Hit, path: Path, folder: Path, page: Path) -> str:
     """The file's address from the page, unless it would name directories outside the folder."""
-    parts = Path(os.path.relpath(hit.path, page.resolve().parent)).parts
+    parts = Path(os.path.relpath(path, page.resolve().parent)).parts
     down = [part for part in parts if part != ".."]
     inside = [folder.name, *split_page(hit.name)[0].split("/")]
     if down != inside[-len(down) :]:
@@ -121,14 +120,14 @@ def _link(hit: Hit, folder: Path, page: Path) -> str:
     return link if hit.page is None else page_name(link, hit.page)
 
 
-def _shown(hit: Hit, folder: Path) -> _Media:
+def _shown(hit: Hit, path: Path, folder: Path) -> _Media:
     access = Access(Policy(roots=(folder,), urls=False))
     try:
         if hit.kind == "image":
             return preview(Image(hit.place), access)
         if hit.kind == "video":
-            return preview(Video(hit.path), access)
-        text = item_from_file(hit.path, access.limits).text  # bounded, regular, UTF-8
+            return preview(Video(path), access)
+        text = item_from_file(path, access.limits).text  # bounded, regular, UTF-8
         return _Media(text=text[:_TEXT])
     except (UmeError, OSError):  # its message names the file's place on this machine
         return _Media(text="This file cannot be read any more.")

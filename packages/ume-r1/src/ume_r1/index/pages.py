@@ -6,10 +6,13 @@ So the rows themselves say how many there are to be, and a renamed file is known
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from ume_core.pdf import page_name, split_page
+from ume_core.errors import UmeError
+from ume_core.limits import Limits
+from ume_core.pdf import count_pages, is_pdf, page_name, split_page
+from ume_r1.index.reading import Content, Unreadable
 
 
 @dataclass(frozen=True)
@@ -49,11 +52,27 @@ def content_of(digest: str) -> str:
     return digest.partition(":")[0]
 
 
-def by_file(rows: Iterable[str]) -> Mapping[str, list[str]]:
-    """PDF file -> its rows among these."""
-    found: dict[str, list[str]] = {}
-    for row in rows:
-        file, page = split_page(row)
-        if page is not None:
-            found.setdefault(file, []).append(row)
-    return found
+def rows_of(file: str, starting: Callable[[str], list[str]]) -> list[str]:
+    """The rows of a PDF's pages, in the order of the pages; none of a file of another kind.
+
+    Args:
+        file: its name.
+        starting: gives the names of rows that begin so, such as `Shelf.starting`.
+    """
+    if not is_pdf(file):
+        return []
+    rows = starting(page_name(file, 1).removesuffix("1"))
+    found = {row: page for row in rows if (page := split_page(row)[1]) and file_of(row) == file}
+    return sorted(found, key=found.__getitem__)
+
+
+def pages_in(content: Content) -> Pages:
+    """The pages of a PDF that was read.
+
+    Raises:
+        Unreadable: it is encrypted or damaged, or has too many pages.
+    """
+    try:
+        return Pages(content.digest, count_pages(content.data, "it", Limits()))
+    except UmeError as error:
+        raise Unreadable(str(error), replaced=True) from error

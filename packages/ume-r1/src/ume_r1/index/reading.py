@@ -113,12 +113,20 @@ def _locate(folder: Path, name: str) -> Path:
 def _checked(status: os.stat_result) -> Stamp:
     if not stat.S_ISREG(status.st_mode):
         raise Unreadable("it is not a regular file", replaced=True)
-    if status.st_size > Limits().file_bytes:
-        reason = f"its {status.st_size:,} bytes exceed limits.file_bytes"
-        raise Unreadable(reason, replaced=True)
-    if status.st_size == 0:
-        raise Unreadable("it is empty (0 bytes)", replaced=True)
+    check_size(status.st_size)
     return Stamp.of(status)
+
+
+def check_size(size: int) -> None:
+    """Refuse an empty file, and one that exceeds the limit.
+
+    Raises:
+        Unreadable: it is one.
+    """
+    if size > Limits().file_bytes:
+        raise Unreadable(f"its {size:,} bytes exceed limits.file_bytes", replaced=True)
+    if size == 0:
+        raise Unreadable("it is empty (0 bytes)", replaced=True)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import pyarrow as pa
 from ume_core.results import Vectors
 from ume_core.signature import Mode
 
-_TEXTS = ("path", "digest", "kind", "status", "thinking", "summary")
+_TEXTS = ("path", "digest", "kind", "date", "status", "thinking", "summary")
 _CHECK = "check"
 _CHECK_BYTES = 8  # a damaged row passes once in 2**64
 
@@ -27,6 +27,7 @@ class Row:
             `#page=3` behind it.
         digest: SHA-256 of the bytes that were embedded, hexadecimal; a page's: see `pages`.
         kind: `image`, `video` or `text`.
+        date: see `dates.date_of`.
         status: `ok` or `forced` (see `ume_core.results.Record`).
         thinking, summary: what gen wrote; empty in disc mode.
         disc, gen: float32 (dimensions,), unit length; None if the index does not hold it.
@@ -35,6 +36,7 @@ class Row:
     path: str
     digest: str
     kind: str
+    date: str
     status: str
     thinking: str
     summary: str
@@ -49,14 +51,40 @@ class Narrow:
     Attributes:
         kind: `image`, `video` or `text`; None for all.
         under: a folder below the indexed one, `/` between its parts; empty for all.
+        since: a date or the beginning of one, which counts; None for all.
+        until: likewise.
     """
 
     kind: str | None = None
     under: str = ""
+    since: str | None = None
+    until: str | None = None
 
-    def takes(self, path: str, kind: str) -> bool:
+    def takes(self, path: str, kind: str, date: str) -> bool:
         """Whether a row is looked at."""
-        return self.kind in (None, kind) and (not self.under or path.startswith(self.under + "/"))
+        return (
+            self.kind in (None, kind)
+            and (not self.under or path.startswith(self.under + "/"))
+            and (self.since is None or date >= self.since)
+            # A beginning stands for all that begin so; "~" sorts behind whatever a date has.
+            and (self.until is None or "" < date <= self.until + "~")
+        )
+
+    def condition(self) -> str:
+        """The same in SQL; empty for all rows."""
+        found = [] if self.kind is None else [f"kind = {quoted(self.kind)}"]
+        if self.under:
+            found.append(f"starts_with(path, {quoted(self.under + '/')})")
+        if self.since is not None:
+            found.append(f"date >= {quoted(self.since)}")
+        if self.until is not None:
+            found.append(f"date > '' AND date <= {quoted(self.until + '~')}")
+        return " AND ".join(found)
+
+
+def quoted(text: str) -> str:
+    """A string of SQL."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def vector_columns(mode: Mode) -> tuple[str, ...]:

@@ -8,9 +8,9 @@ copy is not as it was written, the table is read.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +20,11 @@ from ume_r1.index import seal
 from ume_r1.index.description import Description, SealedFile
 from ume_r1.index.disk import remove, write_whole
 from ume_r1.index.rows import Narrow, matrix
-from ume_r1.index.table import Table, table_folder
+from ume_r1.index.shelf import Shelf
+from ume_r1.index.table import Found, Table, table_folder
 
 NAME = "rows.arrow"
+Known: TypeAlias = Shelf[tuple[str, str]]
 
 
 class Snapshot:
@@ -34,41 +36,45 @@ class Snapshot:
     def __len__(self) -> int:
         return int(self._rows.num_rows)
 
-    def column(self, *names: str) -> list[tuple[Any, ...]]:
-        """See `Table.column`."""
-        return list(zip(*(self._rows[name].to_pylist() for name in names), strict=True))
+    def cells(self, *names: str) -> Iterator[tuple[Any, ...]]:
+        """See `Table.cells`."""
+        return zip(*(self._rows[name].to_pylist() for name in names), strict=True)
 
     def nearest(
-        self, vector: Vectors, column: str, top: int, narrow: Narrow
-    ) -> list[dict[str, Any]]:
-        """See `Table.nearest`."""
-        scores = matrix(self._rows[column]) @ np.asarray(vector, np.float32)
-        places = self.column("path", "kind")
-        rows = np.flatnonzero([narrow.takes(path, kind) for path, kind in places])
+        self, vector: Vectors, column: str, top: int, narrow: Narrow, *, exact: bool = False
+    ) -> Found:
+        """See `Table.nearest`; always exact."""
+        del exact
+        vectors = matrix(self._rows[column])
+        scores = vectors @ np.asarray(vector, np.float32)
+        rows = np.flatnonzero(self._taken(narrow))
         best = rows[np.argsort(-scores[rows], kind="stable")[:top]]
-        names = [f.name for f in self._rows.schema if f.type == pa.string()]
-        # Cell by cell: to take rows, Arrow makes an array of their numbers, and imports pandas.
-        return [
-            {name: self._rows[name][int(row)].as_py() for name in names}
-            | {"score": float(scores[row])}
-            for row in best
-        ]
+        found = [self._row(int(row)) | {"score": float(scores[row])} for row in best]
+        return found, vectors[best]
 
     def scores(self, vector: Vectors, column: str, narrow: Narrow) -> dict[str, float]:
         """See `Table.scores`."""
         found = (matrix(self._rows[column]) @ np.asarray(vector, np.float32)).tolist()
-        places = self.column("path", "kind")
-        return {
-            path: score
-            for (path, kind), score in zip(places, found, strict=True)
-            if narrow.takes(path, kind)
-        }
+        rows = zip(self._rows["path"].to_pylist(), found, self._taken(narrow), strict=True)
+        return {path: score for path, score, taken in rows if taken}
 
-    def rows(self, paths: Sequence[str]) -> list[dict[str, Any]]:
+    def has(self, path: str) -> bool:
+        """See `Table.has`."""
+        return (path,) in self.cells("path")
+
+    def rows(self, paths: Sequence[str], column: str) -> Found:
         """See `Table.rows`."""
-        numbers = {path: number for number, (path,) in enumerate(self.column("path"))}
+        numbers = {path: number for number, (path,) in enumerate(self.cells("path"))}
+        places = [numbers[path] for path in paths]
+        return [self._row(place) for place in places], matrix(self._rows[column])[places]
+
+    def _taken(self, narrow: Narrow) -> list[bool]:
+        return [narrow.takes(*cells) for cells in self.cells("path", "kind", "date")]
+
+    def _row(self, number: int) -> dict[str, Any]:
+        # Cell by cell: to take rows, Arrow makes an array of their numbers, and imports pandas.
         names = [f.name for f in self._rows.schema if f.type == pa.string()]
-        return [{name: self._rows[name][numbers[path]].as_py() for name in names} for path in paths]
+        return {name: self._rows[name][number].as_py() for name in names}
 
 
 def write(directory: Path, table: Table, sealed: dict[str, SealedFile]) -> SealedFile | None:
@@ -124,10 +130,12 @@ def lacks(directory: Path, about: Description) -> bool:
     return _small(about.sealed) and read(directory, about) is None
 
 
-def known_rows(table: Table | Snapshot) -> dict[str, tuple[str, str]]:
+def known_rows(table: Table | Snapshot) -> Known:
     """path -> (kind, digest) of every row of a table; of the first, if a path has several."""
-    rows = table.column("path", "kind", "digest")
-    return {path: (kind, digest) for path, kind, digest in reversed(rows)}
+    known: Known = Shelf("kind", "digest")
+    rows = table.cells("path", "kind", "digest")
+    known.extend(((path, (kind, digest)) for path, kind, digest in rows), first=True)
+    return known
 
 
 def _small(sealed: dict[str, SealedFile]) -> bool:

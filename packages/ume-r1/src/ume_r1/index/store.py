@@ -7,76 +7,44 @@ one step; a table that it does not name is a leftover.
 
 from __future__ import annotations
 
-import hashlib
 import shlex
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
 from ume_core.embedder import Embedder
 from ume_core.errors import InvalidOption
-from ume_core.pdf import page_name, split_page
+from ume_core.pdf import page_name
 from ume_core.results import Vectors
 from ume_core.signature import Signature
 from ume_r1.index import description as about_file
 from ume_r1.index import seen, snapshot
+from ume_r1.index.dates import check_date
 from ume_r1.index.description import Description, mismatch, read_description
-from ume_r1.index.disk import digest_of, entries, remove, temporary
+from ume_r1.index.disk import entries, is_local, is_there, remove, temporary
 from ume_r1.index.errors import DamagedIndex, disk_error
+from ume_r1.index.folders import Folder, FolderLike, directory_at, folder_at, is_uri
+from ume_r1.index.hits import Hit, distinct, hits_of
 from ume_r1.index.options import Asked
 from ume_r1.index.pages import content_of, file_of
-from ume_r1.index.rows import Narrow
+from ume_r1.index.reading import Unreadable
+from ume_r1.index.rows import Narrow, vector_columns
 from ume_r1.index.seal import damaged_files
-from ume_r1.index.snapshot import Snapshot, known_rows
-from ume_r1.index.table import FOLDER, Table, has_rows, table_folder, table_numbers
+from ume_r1.index.snapshot import Known, Snapshot, known_rows
+from ume_r1.index.table import FOLDER, Found, Table, has_rows, table_folder, table_numbers
 
 _LOCK = ".lock"
 TEMPORARY = tuple(
     temporary(Path(name)).name for name in (about_file.NAME, seen.NAME, snapshot.NAME)
 )
 _OURS = {FOLDER, _LOCK, about_file.NAME, seen.NAME, snapshot.NAME, *TEMPORARY}
-_TOLD = ("kind", "score", "thinking", "summary")  # of a row, in a hit
 _SAMPLE = 16  # files compared before an index is taken to belong to a folder of another name
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One search result.
-
-    Attributes:
-        path: the file, where the indexed folder is now.
-        name: its path in the folder, `/` between the parts; of a PDF's page, with `#page=3`.
-        kind: `image`, `video` or `text`.
-        score: cosine similarity.
-        thinking, summary: what gen wrote when it was indexed; empty in disc mode.
-    """
-
-    path: Path
-    name: str
-    kind: str
-    score: float
-    thinking: str
-    summary: str
-
-    @property
-    def page(self) -> int | None:
-        """The page, counted from 1, if it is one of a PDF."""
-        return split_page(self.name)[1]
-
-    @property
-    def place(self) -> str:
-        """The path, with the page behind it if it is one: what `Image` and `--image` take."""
-        return str(self.path) if self.page is None else page_name(str(self.path), self.page)
-
-    @property
-    def gone(self) -> bool:
-        """Whether the file is not there any more."""
-        return not is_there(self.path)
 
 
 class Index:
@@ -96,7 +64,8 @@ class Index:
             InvalidOption: the directory holds no index, or one of another version.
             DamagedIndex: a file of it is gone or not as it was written.
         """
-        index = cls(Path(directory), read_description(Path(directory)))
+        place = directory_at(directory)
+        index = cls(place, read_description(place))
         len(index)
         return index
 
@@ -105,7 +74,7 @@ class Index:
         """Open the index there, or create it.
 
         Args:
-            directory: of the index.
+            directory: of the index, as `directory_at` gives it.
             description: what it is to hold (see `Description.of`).
             rebuild: start anew, whatever is stored; also what cannot be read any more.
 
@@ -115,7 +84,8 @@ class Index:
         """
         check_target(directory, rebuild=rebuild)
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            if is_local(directory):
+                directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise disk_error(error, directory) from error
         if rebuild or not has_index(directory):
@@ -130,13 +100,20 @@ class Index:
             return cls(directory, fresh)
         index = cls(directory, read_description(directory))
         index.require(description.signature)
-        index.move_to(Path(description.folder))
+        index.move_to(description.folder)
         return index
 
     @property
-    def folder(self) -> Path:
-        """The indexed folder: where it was, or beside the index if both were moved together."""
+    def folder(self) -> Path | str:
+        """The indexed folder: where it was, or beside the index if both were moved together.
+
+        A folder on an object store is its URI, which nothing here looks at.
+        """
+        if is_uri(self.description.folder):
+            return self.description.folder
         stored = Path(self.description.folder)
+        if not is_local(self.directory):
+            return stored
         beside = (self.directory.resolve() / self.description.beside).resolve()
         return beside if not is_there(stored) and is_there(beside) else stored
 
@@ -174,8 +151,8 @@ class Index:
     def __len__(self) -> int:
         return self._read(len)
 
-    def known(self) -> dict[str, tuple[str, str]]:
-        """path -> (kind, digest) of every row."""
+    def known(self) -> Known:
+        """path -> (kind, digest) of every row; a mapping that holds little of it in memory."""
         return self._read(known_rows)
 
     def search(
@@ -186,8 +163,16 @@ class Index:
         *,
         kind: str | None = None,
         under: str = "",
+        since: str | None = None,
+        until: str | None = None,
+        min_score: float | None = None,
+        unique: float | None = None,
+        exact: bool = False,
     ) -> list[Hit]:
-        """Find the files most similar to a query; exact.
+        """Find the files most similar to a query.
+
+        Exact below 100,000 items. Beyond, an index of the vectors chooses candidates, whose own
+        cosines decide; the run that made it printed its recall.
 
         Args:
             vector: float32 (dimensions,), unit length, of a model that `require` accepts.
@@ -195,71 +180,129 @@ class Index:
             top: number of results at most.
             kind: `image`, `video` or `text`: only files of this kind.
             under: only files in this folder below the indexed one, `/` between its parts.
+            since: only files of this date or later: `2026`, `2026-05` or `2026-05-31`.
+            until: only files of this date or earlier; `2026` includes its last day.
+            min_score: only files of at least this cosine.
+            unique: hide files whose cosine with a better hit is at least this; each is among the
+                `duplicates` of that hit.
+            exact: compare every vector, however many there are.
 
         Returns:
             hits, the most similar first.
 
         Raises:
+            InvalidOption: `since` or `until` is no date.
             DamagedIndex: a row to be returned is not as it was written.
         """
-        narrow = Narrow(kind, under)
-        return self._hits(
-            self._read(lambda table: table.nearest(vector, mode, top, narrow) if len(table) else [])
-        )
+        narrow = _narrow(kind, under, since, until)
+
+        def found(count: int) -> Found:
+            def nearest(table: Table | Snapshot) -> Found:
+                if not len(table):
+                    return [], vector[None][:0]
+                return table.nearest(vector, mode, count, narrow, exact=exact)
+
+            return self._read(nearest)
+
+        return hits_of(distinct(found, top, min_score, unique), self.folder)
+
+    def like(self, name: str, mode: str, top: int, **wanted: Any) -> list[Hit]:
+        """More like an indexed file, by its stored vector: no model is needed.
+
+        Args:
+            name: the file's path in the folder, `/` between its parts; with `#page=3` of a PDF.
+            mode: see `search`.
+            top: number of results at most; the file itself is none of them, nor what `unique`
+                hides behind it.
+            wanted: further arguments of `search`.
+
+        Raises:
+            InvalidOption: the index has no such file.
+        """
+        if name not in self:
+            first = page_name(name, 1)
+            raise InvalidOption(
+                f"{self.directory} has no file {name!r}",
+                fix=f"name a page, such as {first!r}"
+                if first in self
+                else "name it as `ume search --json` does, by its path in the indexed folder",
+            )
+        _, vectors = self._read(lambda table: table.rows([name], mode))
+        hits = self.search(vectors[0], mode, top + 1, **wanted)
+        return [hit for hit in hits if hit.name != name][:top]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._read(lambda table: table.has(name))
 
     def scores(
-        self, vector: Vectors, mode: str, *, kind: str | None = None, under: str = ""
+        self,
+        vector: Vectors,
+        mode: str,
+        *,
+        kind: str | None = None,
+        under: str = "",
+        since: str | None = None,
+        until: str | None = None,
     ) -> dict[str, float]:
         """The cosine of a query with every file, by the file's path in the folder; see `search`."""
-        narrow = Narrow(kind, under)
+        narrow = _narrow(kind, under, since, until)
         return self._read(lambda table: table.scores(vector, mode, narrow) if len(table) else {})
 
-    def best(self, scores: Mapping[str, float], top: int) -> list[Hit]:
-        """The files with the highest scores, best first, equal ones by path.
+    def best(
+        self,
+        scores: Mapping[str, float],
+        top: int,
+        *,
+        min_score: float | None = None,
+        unique: float | None = None,
+    ) -> list[Hit]:
+        """The files with the highest scores, best first, equal ones by path; see `search`.
 
         Raises:
             DamagedIndex: a row to be returned is not as it was written.
         """
-        paths = sorted(scores, key=lambda path: (-scores[path], path))[:top]
-        rows = self._read(lambda table: table.rows(paths))
-        return self._hits([row | {"score": scores[row["path"]]} for row in rows])
+        paths = sorted(scores, key=lambda path: (-scores[path], path))
+        mode = vector_columns(self.description.mode)[0]
 
-    def _hits(self, rows: list[dict[str, Any]]) -> list[Hit]:
-        folder = self.folder
-        return [
-            Hit(folder / file_of(r["path"]), r["path"], *(r[name] for name in _TOLD))
-            for r in rows
-            # A foreign index must not lead a reader out of its folder.
-            if not PurePosixPath(r["path"]).is_absolute() and ".." not in r["path"].split("/")
-        ]
+        def found(count: int) -> Found:
+            rows, vectors = self._read(lambda table: table.rows(paths[:count], mode))
+            return [row | {"score": scores[row["path"]]} for row in rows], vectors
 
-    def move_to(self, folder: Path) -> None:
-        """Take another path for the indexed folder, if the files there are the indexed ones.
+        return hits_of(distinct(found, top, min_score, unique), self.folder)
+
+    def move_to(self, folder: FolderLike) -> None:
+        """Take another path or URI for the indexed folder, if the files there are the indexed ones.
 
         Raises:
             InvalidOption: they are not.
         """
-        new = str(folder.resolve())
-        if new == self.description.folder:
+        place = folder_at(folder)
+        old = self.description.folder
+        if place.name == old:
             return
-        old = Path(self.description.folder)
         try:
-            rows = sorted((path, digest) for path, (_, digest) in self.known().items())
+            rows = [(path, digest) for path, (_, digest) in self._sample()]
         except DamagedIndex:  # which is repaired when it knows its folder
-            rows = sorted(seen.Seen(self.directory).digests().items())
-        sample = rows[:: max(1, len(rows) // _SAMPLE)][:_SAMPLE]
-        same = sum(_digest(folder / file_of(path)) == content_of(digest) for path, digest in sample)
-        # Where the old folder is still there, only an exact copy of it is no mistake.
-        enough = len(sample) if is_there(old) else len(sample) // 2 + 1
-        if sample and same < enough:
+            rows = list(islice(seen.Seen(self.directory).digests(), _SAMPLE))
+        files = {file_of(path): content_of(digest) for path, digest in rows}
+        same = sum(_digest(place, file) == content for file, content in files.items())
+        # Where the old folder may still be there, only an exact copy of it is no mistake.
+        sure = not is_uri(old) and not is_there(Path(old))
+        enough = len(files) // 2 + 1 if sure else len(files)
+        if files and same < enough:
             raise InvalidOption(
-                f"{self.directory} indexes {old}, and {same} of {len(sample)} files compared are "
-                f"the same in {folder}",
+                f"{self.directory} indexes {old}, and {same} of {len(files)} files compared are "
+                f"the same in {place.name}",
                 fix="choose another --to, or add --rebuild to index this folder there instead",
             )
         with lock(self.directory):
-            self.description = replace(read_description(self.directory), folder=new)
+            self.description = replace(read_description(self.directory), folder=place.name)
             self.description.write(self.directory)
+
+    def _sample(self) -> Iterator[tuple[str, tuple[str, str]]]:
+        """Some rows from all over the index."""
+        known = self.known()
+        return islice(known.items(), 0, _SAMPLE * (step := max(1, len(known) // _SAMPLE)), step)
 
     def reopen(self) -> None:
         """Look at the disk again: another process may have brought the index up to date."""
@@ -302,6 +345,10 @@ class Index:
         return shlex.join(["ume", "index", str(self.folder), "--to", str(self.directory)])
 
 
+def _narrow(kind: str | None, under: str, since: str | None, until: str | None) -> Narrow:
+    return Narrow(kind, under, check_date(since, "since"), check_date(until, "until"))
+
+
 def has_index(directory: Path) -> bool:
     """Whether a directory is described as an index, readable or not.
 
@@ -317,15 +364,6 @@ def has_index(directory: Path) -> bool:
     return True
 
 
-def is_there(path: Path) -> bool:
-    """Whether a file or folder is there, readable or not."""
-    try:
-        path.stat()
-    except OSError as error:
-        return not isinstance(error, (FileNotFoundError, NotADirectoryError))
-    return True
-
-
 def check_target(directory: Path, *, rebuild: bool = False) -> None:
     """Refuse to put an index where other files are, or rows whose description is gone.
 
@@ -337,7 +375,7 @@ def check_target(directory: Path, *, rebuild: bool = False) -> None:
         InvalidOption: with the fix.
         DamagedIndex: nothing says any more which model made the rows.
     """
-    if directory.is_file():
+    if is_local(directory) and directory.is_file():
         raise InvalidOption(f"{directory} is a file", fix="choose another --to")
     names = {path.name for path in entries(directory)}
     if about_file.NAME not in names and names - _OURS:
@@ -360,6 +398,12 @@ def lock(directory: Path) -> Generator[None]:
         InvalidOption: another process is writing.
     """
     path = directory / _LOCK
+    if not is_local(directory):
+        from ume_r1.index.remote import lease
+
+        with lease(directory, _LOCK):
+            yield
+        return
     held = FileLock(path, timeout=0)
     try:
         held.acquire()
@@ -379,8 +423,8 @@ def lock(directory: Path) -> Generator[None]:
         held.release()
 
 
-def _digest(path: Path) -> str | None:
+def _digest(folder: Folder, name: str) -> str | None:
     try:
-        return digest_of(path, hashlib.sha256())
-    except OSError:  # not there, or not to be read: not the same
+        return folder.digest(name)[0]
+    except Unreadable:  # not there, or not to be read: not the same
         return None

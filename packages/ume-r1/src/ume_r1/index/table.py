@@ -11,23 +11,36 @@ from __future__ import annotations
 import math
 import os
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 
 from ume_core.results import Vectors
-from ume_r1.index.disk import entries, remove
+from ume_r1.index.disk import absolute, entries, is_local, remove
 from ume_r1.index.errors import DamagedIndex, library_errors
-from ume_r1.index.rows import Narrow, checked
+from ume_r1.index.rows import Narrow, checked, matrix, quoted
+from ume_r1.index.shelf import Shelf
 
 FOLDER = "lance"
 # Rows of one data file of a rewritten table: what is lost if a file is, and read at a time.
 PAGE = 4096
+_LARGE_FILE = 1024 * 1024  # rows of a data file that LanceDB's `optimize` makes
+_SCATTERED = 20  # data files beyond those, when LanceDB's documentation asks for `optimize`
 _SLACK = 8  # small data files beyond the least number, before a table is rewritten
 _KEY = "path"
+# Rows from which on searches are approximate.
+ANN_ROWS = 100_000
+# Of IVF_RQ, whose partitions have about 8,192 rows: partitions that are searched, and candidates
+# whose whole vectors are compared, for each row that is wanted. `python -m tools.scale` has recall
+# and times.
+_PROBES, _REFINE = 20, 10
 Checked: TypeAlias = tuple[pa.Table, list[str]]  # sound rows, paths of the others
+Found: TypeAlias = "tuple[list[dict[str, Any]], Vectors]"  # rows without vectors, and one kind's
 
 
 def table_folder(directory: Path, generation: int) -> Path:
@@ -78,8 +91,10 @@ class Table:
         self.generation, self.folder = generation, table_folder(directory, generation)
         self.schema = schema
         self._directory = directory
+        self._unindexed: dict[str, int] | None = None
         with self._errors():
-            database = lancedb.connect(str(directory / FOLDER))
+            options = None if is_local(directory) else _storage_options()
+            database = lancedb.connect(absolute(directory / FOLDER), storage_options=options)
             if create:
                 remove(self.folder)
                 self._table: Any = database.create_table(_name(generation), schema=schema)
@@ -95,11 +110,12 @@ class Table:
         with self._errors():
             return int(self._table.count_rows())
 
-    def column(self, *names: str) -> list[tuple[Any, ...]]:
-        """The cells of these columns, a tuple per row."""
+    def cells(self, *names: str) -> Iterator[tuple[Any, ...]]:
+        """The cells of these columns, a tuple per row; `PAGE` rows are held at a time."""
         with self._errors():
-            rows = self._table.search().select(list(names)).limit(None).to_arrow()
-            return list(zip(*(rows[name].to_pylist() for name in names), strict=True))
+            query = self._table.search().select(list(names)).limit(None)
+            for batch in query.to_batches(PAGE):
+                yield from zip(*(batch[name].to_pylist() for name in names), strict=True)
 
     def pages(self, start: int = 0) -> Iterator[Checked]:
         """All rows from `start` on, `PAGE` at a time (see `checked`)."""
@@ -121,63 +137,116 @@ class Table:
             return checked(found.select(self.schema.names))[0]
 
     def nearest(
-        self, vector: Vectors, column: str, top: int, narrow: Narrow
-    ) -> list[dict[str, Any]]:
-        """The `top` rows most similar to a unit vector (dimensions,), best first; exact.
+        self, vector: Vectors, column: str, top: int, narrow: Narrow, *, exact: bool = False
+    ) -> Found:
+        """The `top` rows most similar to a unit vector (dimensions,), best first.
 
         Args:
             vector: the unit vector.
             column: `disc` or `gen`.
             top: how many at most.
             narrow: the rows to look at.
+            exact: compare every row, also where there is an index of the vectors.
 
         Returns:
-            rows without vectors, each with its `score`, the cosine.
+            rows without vectors, each with its `score`, the cosine; and their vectors.
 
         Raises:
             DamagedIndex: one of them is not as it was written.
         """
+        approximate = not exact and column in self.indexed()
         with self._errors():
-            query = self._table.search(vector.tolist(), vector_column_name=column)
-            if narrow != Narrow():
-                condition = _condition(narrow)
-                query = query.where(condition, prefilter=True)
-            found = query.distance_type("dot").limit(top).to_arrow()
-            scores = [1 - d for d in found["_distance"].to_pylist()]  # dot distance: 1 - cosine
+            query = self._query(vector, column, narrow).limit(top)
+            if approximate:
+                # Estimates of the index choose ten candidates a row; their own vectors decide.
+                query = query.nprobes(_PROBES).refine_factor(_REFINE)
+            else:
+                query = query.bypass_vector_index()
+            found = query.to_arrow()
+        if approximate and found.num_rows < min(top, len(self)):
+            return self.nearest(vector, column, top, narrow, exact=True)  # few rows fit
+        with self._errors():
             rows, lost = checked(found.select(self.schema.names))
-            texts = rows.select([f.name for f in self.schema if f.type == pa.string()]).to_pylist()
+            vectors = matrix(rows[column])
+            texts = rows.select(self._texts).to_pylist()
         if lost:
             raise DamagedIndex(self._directory, f"the row of {lost[0]}")
-        return [row | {"score": score} for row, score in zip(texts, scores, strict=True)]
+        scores = vectors @ np.asarray(vector, np.float32)
+        order = np.argsort(-scores, kind="stable")
+        return [texts[n] | {"score": float(scores[n])} for n in order], vectors[order]
 
     def scores(self, vector: Vectors, column: str, narrow: Narrow) -> dict[str, float]:
         """The cosine of every row, by path; see `nearest`."""
         with self._errors():
-            query = self._table.search(vector.tolist(), vector_column_name=column)
-            if narrow != Narrow():
-                query = query.where(_condition(narrow), prefilter=True)
-            query = query.distance_type("dot").select([_KEY, "_distance"])
-            found = query.limit(max(1, len(self))).to_arrow()
+            query = self._query(vector, column, narrow).bypass_vector_index()
+            found = query.select([_KEY, "_distance"]).limit(max(1, len(self))).to_arrow()
             paths, distances = (found[name].to_pylist() for name in (_KEY, "_distance"))
         return {path: 1 - far for path, far in zip(paths, distances, strict=True)}
 
-    def rows(self, paths: Sequence[str]) -> list[dict[str, Any]]:
-        """The rows of these paths in their order, without vectors.
+    def _query(self, vector: Vectors, column: str, narrow: Narrow) -> Any:
+        query = self._table.search(vector.tolist(), vector_column_name=column)
+        if narrow != Narrow():  # before the search: after it, a strict filter would leave few rows
+            query = query.where(narrow.condition(), prefilter=True)
+        return query.distance_type("dot")
+
+    def has(self, path: str) -> bool:
+        """Whether it holds a row of this path."""
+        with self._errors():
+            return self._table.count_rows(_in([path])) > 0
+
+    def rows(self, paths: Sequence[str], column: str) -> Found:
+        """The rows of these paths in their order, without vectors; and their vectors.
 
         Raises:
             DamagedIndex: one of them is not as it was written.
         """
-        texts = [f.name for f in self.schema if f.type == pa.string()]
-        found = {row[_KEY]: row for row in self.fetch(paths).select(texts).to_pylist()}
+        rows = self.fetch(paths)
+        numbers = {path: number for number, path in enumerate(rows[_KEY].to_pylist())}
         for path in paths:
-            if path not in found:
+            if path not in numbers:
                 raise DamagedIndex(self._directory, f"the row of {path}")
-        return [found[path] for path in paths]
+        places = [numbers[path] for path in paths]
+        texts = rows.select(self._texts).to_pylist()
+        return [texts[place] for place in places], matrix(rows[column])[places]
+
+    @property
+    def _texts(self) -> list[str]:
+        return [f.name for f in self.schema if f.type == pa.string()]
+
+    def indexed(self) -> dict[str, int]:
+        """Vector column -> rows that its index lacks, of the columns that have one."""
+        if self._unindexed is None:
+            with self._errors():
+                found = {index.columns[0]: index.name for index in self._table.list_indices()}
+                stats = {c: self._table.index_stats(name) for c, name in found.items()}
+            self._unindexed = {c: s.num_unindexed_rows for c, s in stats.items() if s is not None}
+        return self._unindexed
+
+    def make_index(self, column: str) -> None:
+        """Index a vector column for approximate search by dot product, in place of any other."""
+        from lancedb.index import IvfRq
+
+        with self._errors():
+            # Never one of the key: https://github.com/lancedb/lancedb/issues/3177
+            self._table.create_index(column, config=IvfRq(distance_type="dot"), replace=True)
+        self._unindexed = None
+
+    def optimize(self, keep: timedelta = timedelta(0)) -> None:
+        """Merge small data files, index new rows, and drop what no row needs; see `copy_rows`.
+
+        Args:
+            keep: how long other processes may have been reading what is dropped.
+        """
+        with self._errors(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of other readers; see above
+            self._table.optimize(cleanup_older_than=keep, delete_unverified=not keep)
+        self._unindexed = None
 
     def add(self, rows: pa.Table) -> None:
         """Append rows of paths that the table does not hold, in one commit."""
         with self._errors():
             self._table.add(rows)
+        self._unindexed = None
 
     def put(self, rows: pa.Table) -> None:
         """Insert rows, or replace those of their paths, in one commit."""
@@ -201,6 +270,10 @@ class Table:
         with self._errors():
             return int(self._table.stats()["fragment_stats"]["num_fragments"])
 
+    def scattered(self) -> bool:
+        """Whether a large table has more small data files than it should."""
+        return self.fragments() > len(self) / _LARGE_FILE + _SCATTERED
+
     def untidy(self) -> bool:
         """Whether deleted rows, leftovers of killed commits or many small files are on disk."""
         fragments = self.fragments()
@@ -211,17 +284,23 @@ class Table:
 
 def copy_rows(pages: Iterable[Checked], to: Table) -> list[str]:
     """Append the sound rows, the first of each path; returns the paths of the unsound ones."""
-    seen: set[str] = set()
+    seen: Shelf[tuple[()]] = Shelf()
     unsound: list[str] = []
     for rows, lost in pages:
         unsound += lost
         first: list[bool] = []
         for path in rows[_KEY].to_pylist():
             first.append(path not in seen)
-            seen.add(path)
+            seen[path] = ()
         if any(first):
             to.add(rows.filter(pa.array(first, pa.bool_())))
     return unsound
+
+
+def _storage_options() -> dict[str, str]:
+    """What LanceDB does not find in the environment, where it has the rest as AWS names it."""
+    address = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    return {"allow_http": "true"} if address.startswith("http://") else {}
 
 
 def _name(generation: int) -> str:
@@ -229,15 +308,4 @@ def _name(generation: int) -> str:
 
 
 def _in(paths: Sequence[str]) -> str:
-    return f"{_KEY} IN ({', '.join(map(_quoted, paths))})"
-
-
-def _condition(narrow: Narrow) -> str:
-    found = [] if narrow.kind is None else [f"kind = {_quoted(narrow.kind)}"]
-    if narrow.under:
-        found.append(f"starts_with({_KEY}, {_quoted(narrow.under + '/')})")
-    return " AND ".join(found)
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+    return f"{_KEY} IN ({', '.join(map(quoted, paths))})"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from importlib.resources import files
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypedDict, cast
 
 import numpy as np
@@ -63,7 +63,7 @@ class SearchPage:
 
     def __init__(self, index: Index) -> None:
         self.index = index
-        self._known: dict[str, tuple[str, str]] = {}
+        self._known: Mapping[str, tuple[str, str]] = {}
 
     @classmethod
     def open(cls, directory: Path) -> SearchPage:
@@ -93,7 +93,10 @@ class SearchPage:
         self._service = service
         self._limits = service.settings.limits
         self._reader = PartReader(Access(SERVER_POLICY, self._limits), urls=False)
-        self._thumbnails = Thumbnails(self.index.folder, self._limits)
+        folder = self.index.folder
+        # Of a folder on an object store there are no pictures: a page causes no fetch.
+        roots = (folder,) if isinstance(folder, Path) else ()
+        self._thumbnails = Thumbnails(roots, self._limits)
         for path, (name, kind) in _PAGE.items():
             content = (files("ume_server.search") / "page" / name).read_bytes()
             app.add_api_route(path, _static(content, kind), include_in_schema=False)
@@ -111,7 +114,8 @@ class SearchPage:
         folders = sorted({p.rpartition("/")[0] for p in known} - {""})
         about = self.index.description
         return JSONResponse({
-            "items": len(known), "folder": self.index.folder.name, "folders": folders[:500],
+            "items": len(known), "folder": PurePosixPath(self.index.folder).name,
+            "folders": folders[:500],
             "kinds": sorted({kind for kind, _ in known.values()}),
             "modes": ["disc", "gen", "fused"] if about.mode == "both" else [about.mode],
             "model": self._service.served.name,
@@ -217,7 +221,7 @@ class SearchPage:
             "name": hit.name, "kind": hit.kind, "score": round(float(hit.score), 4),
             "summary": hit.summary, "gone": hit.gone,
         }  # fmt: skip
-        if hit.kind == "text" and not hit.gone:
+        if hit.kind == "text" and isinstance(hit.path, Path) and not hit.gone:
             try:
                 with hit.path.open(encoding="utf-8", errors="replace") as file:
                     card["text"] = file.read(_TEXT)
@@ -269,7 +273,10 @@ class SearchPage:
             self._known = self.index.known()
         if name not in self._known:
             raise InvalidOption("there is no such file in the index", fix="search anew")
-        return self.index.folder / name, self._known[name][0]
+        folder = self.index.folder
+        if not isinstance(folder, Path):
+            raise InvalidOption("the file is on an object store", fix="search by words")
+        return folder / name, self._known[name][0]
 
 
 def _static(content: bytes, kind: str) -> Any:

@@ -26,8 +26,8 @@ class Thumbnails:
         access: the folder's files, within the limits.
     """
 
-    def __init__(self, folder: Path, limits: Limits) -> None:
-        self.access = Access(Policy(roots=(folder,), urls=False, isolate=True), limits)
+    def __init__(self, roots: tuple[Path, ...], limits: Limits) -> None:
+        self.access = Access(Policy(roots=roots, urls=False, isolate=True), limits)
         self._kept: OrderedDict[tuple[Path, int, int], bytes] = OrderedDict()
         self._bytes, self._lock = 0, threading.Lock()
 
