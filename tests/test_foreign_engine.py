@@ -57,8 +57,12 @@ def test_an_adapter_takes_it_by_the_models_name(environment: dict[str, str]) -> 
     assert found.stdout.strip() == "5", found.stderr
 
 
-def test_it_passes_the_contract_kit(environment: dict[str, str], tmp_path: Path) -> None:
+def test_it_passes_the_contract_kit_with_a_model_file_that_is_there(
+    environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "test_toy.py").write_text(KIT)
+    (tmp_path / "a.toy").touch()  # other engines leave it to the one that loads files
+    monkeypatch.chdir(tmp_path)
     done = run(environment, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path))
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout and "failed" not in done.stdout

@@ -24,6 +24,7 @@ ARROWS: dict[str, tuple[str, set[str]]] = {
     "plugins/ume-onnxruntime": ("ume_onnxruntime", ENGINE),
     "plugins/ume-tensorrt": ("ume_tensorrt", ENGINE),
     "plugins/ume-vllm": ("ume_vllm", ENGINE),
+    "plugins/ume-sglang": ("ume_sglang", ENGINE),
     "plugins/ume-sentence-transformers": ("ume_sentence_transformers", ENGINE),
     "plugins/ume-server": ("ume_server", {"ume_core", "ume_r1"}),
     "plugins/langchain-ume": ("langchain_ume", {"ume_core"}),

@@ -36,7 +36,7 @@ ENVIRONMENTS = {
     "gpu": (),
     "vllm": (
         "packages/ume-core", "packages/ume-nano", "packages/ume-qwen", "packages/ume-torch",
-        "plugins/ume-onnxruntime", "plugins/ume-vllm",
+        "packages/ume-train", "plugins/ume-onnxruntime", "plugins/ume-vllm",
     ),
 }  # fmt: skip
 members = pytest.mark.parametrize("folder", MEMBERS, ids=lambda folder: MEMBERS[folder]["name"])

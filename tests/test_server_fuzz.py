@@ -11,17 +11,24 @@ if sys.version_info < (3, 11):
 
 import httpx
 
-from tools.load import fuzz
+import ume_core
+from tools.load.fuzz import fuzz, still_held
 from tools.load.requests import judge
+from ume_server.settings import SERVER_LIMITS, SERVER_POLICY, Settings
+from ume_server.testing import MODEL, running
 
 
-def test_no_odd_request_is_a_fault_or_hangs(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["fuzz", "--cases", "150", "--minutes", "1"])
-    fuzz.main()
-    said = capsys.readouterr().out
-    assert "200:" in said and "400:" in said
+def test_no_odd_request_is_a_fault_or_hangs() -> None:
+    model = ume_core.load(
+        MODEL, engine="torch", device="cpu", dtype="float32", policy=SERVER_POLICY,
+        limits=SERVER_LIMITS,
+    )  # fmt: skip
+    with running(model, Settings()) as server:
+        sent = fuzz(server.url, 200, 1.0)
+        assert still_held(server.url) == {}
+    assert set(sent.statuses) == {"bodies", "OpenAPI"}
+    for counter in sent.statuses.values():
+        assert counter[200] and counter[400]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import ume_core
-from tools import quickstart, version
+from tools import quickstart, sglang_api, version
 from tools.nano import rates
 from ume_core import ItemLike
 
@@ -101,3 +101,26 @@ def test_what_is_shown_first_is_right(words: list[str]) -> None:
     files = model.embed(list[ItemLike](rates.FILES)).vectors("disc")
     best = int(np.argmax(files @ model.embed([" ".join(words)]).vectors("disc")[0]))
     assert rates.NAMES[best] == " ".join(words).removeprefix("a ")
+
+
+def test_sglangs_stubs_have_the_names_and_types_of_its_sources(tmp_path: Path) -> None:
+    for name, text in {
+        "arg_groups/fields/serving.py": "class Serving:\n    port: A[Optional[int], 'help'] = 3\n"
+        "    kind: A[Literal['a', 'b'], Arg(help='x')] = 'a'\n    other: A[Strange, 'x'] = None\n",
+        "sampling/sampling_params.py": "class SamplingParams(Struct):\n    top_p: float = 1.0\n",
+        "managers/io_struct.py": "Data = Union[str, List[Strange]]\n",
+        "managers/schedule_batch.py": "Mode = Union[bool, Literal['last']]\n",
+        "entrypoints/engine.py": "class Engine(Base):\n    async def async_generate(self, "
+        "sampling_params: Optional[Dict] = None, data: Optional[Data] = None, "
+        "mode: Mode = False) -> Union[Dict, AsyncIterator[Dict]]:\n        pass\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, "utf-8")
+    lines = [line.strip() for line in sglang_api.stubs(tmp_path).splitlines()]
+    assert "port: Optional[int] = ...," in lines and "other: Any = ...," in lines
+    assert "kind: Literal['a', 'b'] = ...," in lines and "top_p: float" in lines
+    assert lines[-1] == (
+        "async def async_generate(self, sampling_params: Optional[SamplingParams]=None, "
+        "data: Optional[Union[str, List[Any]]]=None, mode: Union[bool, Literal['last']]=False) "
+        "-> Union[Dict, AsyncIterator[Dict]]:    ..."
+    )

@@ -86,9 +86,11 @@ def _picture(mode: str, seed: int) -> PILImage.Image:
     return image.convert(mode)
 
 
-def clips() -> Iterator[tuple[str, bytes]]:
-    """(name, file) of every container and codec this PyAV writes."""
+def clips(*only: str) -> Iterator[tuple[str, bytes]]:
+    """(name, file) of every container and codec this PyAV writes, or of those named."""
     for name, codec, pixels in _CLIPS:
+        if only and name not in only:
+            continue
         try:
             av.Codec(codec, "w")
         except ValueError:

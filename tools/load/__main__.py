@@ -18,7 +18,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,9 @@ from PIL import Image as PILImage
 import ume_core
 from tools.load.client import Case, Tally, drive
 from tools.load.report import write
-from tools.load.servers import NAIVE, OURS, Served, processor, served
-from ume_core.items import Image
+from tools.load.servers import NAIVE, OURS, VLLM_PYTHON, Served, processor, served, vllm
+from ume_core.items import Image, Item, Text
+from ume_qwen.embedder import QwenEmbedder
 
 WORDS = "red apple dog bus house tree cat moon ship bread camera castle left of above on a".split()
 CLIENTS = 32
@@ -50,11 +51,8 @@ def main() -> None:
     log = Path(tempfile.mkdtemp()) / "servers.log"
     print("offline vectors ...", flush=True)
     model = ume_core.load("ume-nano", engine="torch", device="cpu", dtype="float32")
-    found: dict[str, Any] = {
-        "machine": processor(),
-        "busy": os.getloadavg()[0],
-        "arguments": vars(args) | {"out": ""},
-    }
+    phases = Phases(args.out / "phases.json", vars(args) | {"out": ""})
+    phases.run("busy", lambda: os.getloadavg()[0])
     texts = phrases(args.side)
     disc = [Case("disc", body(input=t), v) for t, v in zip(texts, embed(model, texts), strict=True)]
     some = texts[: max(40, args.side // 10)]
@@ -64,16 +62,50 @@ def main() -> None:
         for t, v in zip(some, gens, strict=True)
     ]
     mixed = mixture(model)
-    found["side"] = {"naive": beside(log, NAIVE, disc, gen), "ours": beside(log, OURS, disc, gen)}
-    with served(log, *OURS) as server:
-        found["interference"] = interference(server, disc, gen)
-        found["mixed"] = whole(server, mixed, args.requests, args.minutes)
-        found["faults"] = faults(server, disc)
-    found["kill"] = kill(log, disc, gen)
+    for name, measure in (
+        ("naive", lambda: beside(log, NAIVE, disc, gen)),
+        ("vllm", lambda: beside_vllm(log, texts, some)),
+        ("ours", lambda: beside(log, OURS, disc, gen)),
+    ):
+        phases.run(name, measure)
+
+    def on_ours(measure: Callable[[Served], Any]) -> Any:
+        with served(log, *OURS) as server:
+            return measure(server)
+
+    phases.run("interference", lambda: on_ours(lambda s: interference(s, disc, gen)))
+    phases.run(
+        "mixed", lambda: on_ours(lambda s: whole(s, mixed, disc, args.requests, args.minutes))
+    )
+    phases.run("kill", lambda: kill(log, disc, gen))
+    found = phases.found | {"machine": processor()}
     write(args.out, found)
+    phases.path.unlink()
     wrong = sum(part.get("wrong", 0) for part in parts(found))
     print(f"{wrong} wrong answers; report in {args.out}")
     sys.exit(1 if wrong else 0)
+
+
+class Phases:
+    """What was measured so far, kept on disk: a run that was stopped goes on with the rest.
+
+    Attributes:
+        path: where it is kept until the report is written.
+        found: results by phase.
+    """
+
+    def __init__(self, path: Path, arguments: dict[str, Any]) -> None:
+        self.path, self.found = path, {"arguments": arguments}
+        if path.exists():
+            kept = json.loads(path.read_text("utf-8"))
+            if kept["arguments"] == arguments:
+                self.found = kept
+
+    def run(self, name: str, measure: Callable[[], Any]) -> None:
+        """Measure one phase, unless that was done."""
+        if name not in self.found:
+            self.found[name] = measure()
+            self.path.write_text(json.dumps(self.found), "utf-8")
 
 
 def parts(found: Any) -> Iterator[dict[str, Any]]:
@@ -156,6 +188,45 @@ def beside(log: Path, command: tuple[str, ...], disc: list[Case], gen: list[Case
     return out
 
 
+def beside_vllm(log: Path, texts: list[str], some: list[str]) -> Any:
+    """The same of vLLM's own server; None where `tools/setup vllm` has not been run.
+
+    Its embeddings are asked for with the token ids of our prompts up to `<disc_emb>`, without the
+    blank picture, which has no token ids, and compared with `embed` under that convention. Its
+    chat completions take the recipe's own texts and write as many tokens.
+    """
+    if not Path(VLLM_PYTHON).exists():
+        return None
+    model = ume_core.load(
+        "ume-nano", engine="torch", device="cpu", dtype="float32", text_only="plain"
+    )
+    assert isinstance(model, QwenEmbedder)
+    vectors = embed(model, texts)
+    disc = [
+        Case("disc", body(model="ume-nano", input=model.prepared(Item((Text(t),)), "disc", 0)
+             .ids.tolist()), v)
+        for t, v in zip(texts, vectors, strict=True)
+    ]  # fmt: skip
+    before, after = model.prepare.conventions.prompt.around_disc(True)
+    gen = [
+        Case("gen", body(
+            model="ume-nano", max_tokens=GEN_TOKENS, ignore_eos=True, temperature=0,
+            messages=[{"role": "user", "content": f"{t}{before}<disc_emb>{after}"}],
+        ))
+        for t in some
+    ]  # fmt: skip
+    place, out = model.checkpoint.directory, dict[str, Any]()
+    for name, runner, path, cases in (
+        ("disc", "pooling", "/v1/embeddings", disc),
+        ("gen", "generate", "/v1/chat/completions", gen),
+    ):
+        with served(log, *vllm(place, runner), python=VLLM_PYTHON) as server:
+            asyncio.run(drive(server.port, iter(cases[:50]), 8, path=path))  # warm
+            out[name] = summary(asyncio.run(drive(server.port, iter(cases), CLIENTS, path=path)))
+            print(f"vllm {name}: {out[name]}", flush=True)
+    return out
+
+
 def interference(server: Served, disc: list[Case], gen: list[Case]) -> Any:
     """Disc alone, and the same while gen keeps the server busy."""
     long = [
@@ -184,7 +255,7 @@ def interference(server: Served, disc: list[Case], gen: list[Case]) -> Any:
     return out
 
 
-def whole(server: Served, cases: list[Case], count: int, minutes: float) -> Any:
+def whole(server: Served, cases: list[Case], last: list[Case], count: int, minutes: float) -> Any:
     """The long run, memory measured on the way, with clients that vanish and read slowly."""
     tally, rng = Tally(), random.Random(2)
     memory: list[tuple[int, int]] = []
@@ -206,7 +277,9 @@ def whole(server: Served, cases: list[Case], count: int, minutes: float) -> Any:
     kinds = {k: {"answers": len(v), "p50_ms": round(tally.percentile(50, k), 1),
                  "p99_ms": round(tally.percentile(99, k), 1)}
              for k, v in tally.seconds.items()}  # fmt: skip
-    return summary(tally) | {"kinds": kinds, "memory": memory, "rate": rate}
+    # After all that, the server still answers, and holds nothing.
+    after = summary(asyncio.run(drive(server.port, iter(last[:200]), 4)))
+    return summary(tally) | {"kinds": kinds, "memory": memory, "rate": rate, "after": after}
 
 
 async def vanish(port: int, cases: list[Case], rng: random.Random) -> None:
@@ -224,12 +297,6 @@ async def vanish(port: int, cases: list[Case], rng: random.Random) -> None:
             with suppress(TimeoutError, OSError):  # of half a request nothing comes
                 await asyncio.wait_for(reader.read(1), 1)
         writer.close()
-
-
-def faults(server: Served, disc: list[Case]) -> Any:
-    """After all that, the server still answers, and holds nothing."""
-    last = asyncio.run(drive(server.port, iter(disc[:200]), 4))
-    return summary(last)
 
 
 def kill(log: Path, disc: list[Case], gen: list[Case]) -> Any:

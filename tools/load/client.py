@@ -149,6 +149,8 @@ def judge(case: Case, status: int, body: bytes, tally: Tally) -> str:
         return "" if b'"error"' in body else f"no error in {body[:200]!r}"
     answer = json.loads(body)
     tally.tokens += answer.get("usage", {}).get("completion_tokens", 0)
+    if case.disc is None and case.gen is None:
+        return ""
     entry = answer["data"][0]
     for name, expected in (("embedding", case.disc), ("gen_embedding", case.gen)):
         if expected is None:

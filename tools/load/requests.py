@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import re
+from functools import lru_cache
 from typing import Any
 
 import httpx
 from hypothesis import strategies as st
 from PIL import Image as PILImage
+
+from tools.fuzz.seeds import clips, pictures
 
 UNSAFE = re.compile(
     r"0x[0-9a-fA-F]{4,}|(?<![\w:/.])/(?:usr|home|root|tmp|srv|work|proc|etc)/|"
@@ -43,6 +46,25 @@ def damaged_media(draw: st.DrawFn) -> str:
     return f"data:{shown};base64,{base64.b64encode(bytes(data)).decode()}"
 
 
+@lru_cache(maxsize=1)
+def _seeds() -> list[bytes]:
+    """Sound clips of common kinds, and pictures of rare ones."""
+    wanted = clips("h264.mp4", "hevc.mp4", "vp9.webm", "mpeg4.avi", "mjpeg.mov", "mpeg2.ts")
+    return [data for _, data in wanted] + [
+        data for name, data in pictures() if name in ("tiff", "avif")
+    ]
+
+
+@st.composite
+def damaged_rarities(draw: st.DrawFn) -> str:
+    """A data URL of a clip, TIFF or AVIF with some bytes changed or cut."""
+    data = bytearray(draw(st.sampled_from(_seeds())))
+    for place in draw(st.lists(st.integers(0, len(data) - 1), max_size=8)):
+        data[place] = draw(st.integers(0, 255))
+    data = data[: draw(st.integers(0, len(data)))] if draw(st.booleans()) else data
+    return f"data:;base64,{base64.b64encode(bytes(data)).decode()}"
+
+
 def values() -> st.SearchStrategy[Any]:
     """JSON near what items look like."""
     leaf = st.one_of(
@@ -70,7 +92,10 @@ def items() -> st.SearchStrategy[Any]:
         st.builds(lambda t: {"type": "text", "text": t}, text),
         st.builds(lambda u: {"type": "image_url", "image_url": {"url": u}}, damaged_media()),
         st.builds(lambda u: {"image": u}, damaged_media()),
-        st.builds(lambda u: {"video": u, "nframes": 2}, damaged_media()),
+        st.builds(lambda u: {"image": u}, damaged_rarities()),
+        st.builds(
+            lambda u, n: {"video": u, "nframes": n}, damaged_rarities(), st.sampled_from([2, 4])
+        ),
     )
     content = st.one_of(text, st.lists(part, min_size=1, max_size=3))
     turn = st.builds(lambda c: [{"role": "user", "content": c}], content)

@@ -14,7 +14,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import psutil
+
+_START_SECONDS = 600.0  # vLLM's take a minute where nothing else runs
+# What vLLM's build for CPUs runs with here; nothing else reads these.
+_VLLM = {
+    "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+}  # fmt: skip
 
 
 @dataclass
@@ -36,27 +44,35 @@ class Served:
 
 
 @contextmanager
-def served(log: Path, *command: str, port: int | None = None) -> Iterator[Served]:
+def served(
+    log: Path, *command: str, port: int | None = None, python: str = sys.executable
+) -> Iterator[Served]:
     """Start a server and wait until it answers; `{port}` in the command is its port.
 
     One thread computes: with two, OpenMP's barriers wait for cores that clients are on.
+
+    Args:
+        log: where its words go.
+        command: Python's arguments.
+        port: the port, or any that is free.
+        python: the interpreter.
     """
     port = port or free_port()
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [sys.executable, *(part.replace("{port}", str(port)) for part in command)],
-            stdout=out, stderr=out, env=os.environ | {"OMP_NUM_THREADS": "1"},
+            [python, *(part.replace("{port}", str(port)) for part in command)],
+            stdout=out, stderr=out, env=os.environ | {"OMP_NUM_THREADS": "1"} | _VLLM,
         )  # fmt: skip
     found = Served(port, process)
     try:
-        end = time.monotonic() + 180
+        end = time.monotonic() + _START_SECONDS
         while True:
             if process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"no server: see {log}")
             try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
+                httpx.get(f"http://127.0.0.1:{port}/health", timeout=5)  # any answer will do
                 break
-            except OSError:
+            except httpx.HTTPError:
                 time.sleep(0.2)
         yield found
     finally:
@@ -79,6 +95,23 @@ def free_port() -> int:
 OURS = ("-m", "ume_r1", "serve", "ume-nano", "--engine", "torch", "--device", "cpu",
         "--dtype", "float32", "--port", "{port}")  # fmt: skip
 NAIVE = ("-m", "tools.load.naive", "{port}")
+VLLM_PYTHON = ".venv-vllm/bin/python"  # of `tools/setup vllm`
+
+
+def vllm(model: Path, runner: str) -> tuple[str, ...]:
+    """vLLM's own server.
+
+    Args:
+        model: the checkpoint's directory.
+        runner: `pooling` or `generate`.
+    """
+    pooling = ("--pooler-config", '{"task": "embed", "pooling_type": "LAST"}')
+    return (
+        "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--runner", runner,
+        "--served-model-name", "ume-nano", "--dtype", "float32", "--enforce-eager",
+        "--host", "127.0.0.1", "--port", "{port}", "--max-model-len", "1024",
+        *(pooling if runner == "pooling" else ()),
+    )  # fmt: skip
 
 
 def processor() -> str:

@@ -7,6 +7,7 @@ file's name says what it shows: `two-times-basketball.png` is found by "two time
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ GALLERY = Path(__file__).resolve().parents[1] / "gallery"
 FILES = sorted(p for p in GALLERY.iterdir() if p.suffix in (".png", ".mp4"))
 CLIPS = [f for f in FILES if f.suffix == ".mp4"]
 NAMES = [f.stem.replace("-", " ") for f in FILES]
+TEXTS = [f"{'an' if name[0] in 'aeiou' else 'a'} {name}" for name in NAMES]
 
 
 def by_name(model: Embedder, top: int = 1) -> tuple[int, int]:
@@ -36,9 +38,9 @@ def by_clip(model: Embedder) -> tuple[int, int]:
     return sum(clip.stem.startswith(stills[b].stem) for clip, b in pairs), len(CLIPS)
 
 
-def summaries(model: Embedder) -> tuple[int, int, list[str]]:
-    """Files whose gen summary is their name, of how many; and all summaries."""
-    records = model.embed(list[ItemLike](FILES), mode="gen", max_new_tokens=64).records
+def summaries(model: Embedder, items: Sequence[ItemLike]) -> tuple[int, int, list[str]]:
+    """Items of the gallery's names whose gen summary is the name, of how many; and all said."""
+    records = model.embed(items, mode="gen", max_new_tokens=64).records
     said = [record.summary.strip().rstrip(".") for record in records]
     return sum(map(str.__eq__, NAMES, said)), len(said), said
 
@@ -55,10 +57,11 @@ def main() -> None:
     found, count = by_clip(model)
     print(f"clip to picture: {found} of {count}")
     if args.gen:
-        found, count, said = summaries(model)
-        print(f"gen summary is its name: {found} of {count}")
-        for name, text in zip(NAMES, said, strict=True):
-            print(f"  {name}: {text}")
+        for what, items in (("a file", FILES), ("a text such as 'a dog'", TEXTS)):
+            found, count, said = summaries(model, list[ItemLike](items))
+            print(f"gen summary of {what} is the name: {found} of {count}")
+            for name, text in zip(NAMES, said, strict=True):
+                print(f"  {name}: {text}")
 
 
 if __name__ == "__main__":

@@ -9,12 +9,16 @@ from ume_core.testing import EmbedderContract, FakeEmbedder
 
 
 class TestFake(EmbedderContract):
+    registered = False
+
     @pytest.fixture(scope="class")
     def embedder(self) -> FakeEmbedder:
         return FakeEmbedder()
 
 
 class TestFakeDiscOnly(EmbedderContract):
+    registered = False
+
     @pytest.fixture(scope="class")
     def embedder(self) -> FakeEmbedder:
         return FakeEmbedder(modes=frozenset({"disc"}))

@@ -90,3 +90,13 @@ def test_random_forests_keep_every_prompt() -> None:
         pack = build_pack(prompts)
         assert all(spelled(pack, i) == p.ids.tolist() for i, p in enumerate(prompts))
         assert pack.tokens <= len(HEAD) + sum(len(t) for t in tails)
+
+
+def test_only_prompts_of_one_scope_are_computed_once() -> None:
+    """What one caller sends makes no other caller's answer come sooner; the head is everybody's."""
+    mine, other = (replace(prompt(*LONG), scope=scope) for scope in ("mine", "other"))
+    assert build_pack([mine, mine]).tokens == len(mine.ids)
+    pack = build_pack([mine, other, mine])
+    assert pack.tokens == len(HEAD) + 2 * len(LONG)
+    for number in range(3):
+        assert spelled(pack, number) == mine.ids.tolist()

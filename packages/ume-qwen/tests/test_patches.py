@@ -31,6 +31,15 @@ def test_patches_equal_transformers_processor(size: tuple[int, int]) -> None:
     np.testing.assert_allclose(ours.patches, expected["pixel_values"].numpy(), atol=1e-6)
 
 
+def test_pixels_come_back_from_patches() -> None:
+    patchify = Patchifier(PatchConfig(3136, 12845056), Access())
+    picture = np.asarray(noise(112, 84))
+    assert (patchify.pixels(patchify(Image(PILImage.fromarray(picture)))) == picture).all()
+    frames = [np.asarray(noise(84, 112, n)) for n in range(4)]
+    clip = Video([PILImage.fromarray(f) for f in frames], resized_height=112, resized_width=84)
+    assert (patchify.pixels(patchify(clip)) == frames).all()
+
+
 def test_a_small_checkpoints_limits_bound_videos_too() -> None:
     patchify = Patchifier(PatchConfig(3136, 7056), Access())
     assert patchify(Video([noise(640, 480)] * 4)).grid[1:] == (4, 6)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -172,3 +173,36 @@ def test_links_name_no_directory_outside_the_folder(
     links = {found["href"] for found in page.named("a")}
     assert (link in links) if link else not links
     assert "jane" not in path.read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no Chromium: apt-get install chromium")
+    library = pytest.importorskip("playwright.sync_api", reason="it drives the browser")
+    with library.sync_playwright() as play:
+        opened = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.mark.parametrize("mode", ["disc", "gen"])
+def test_axe_finds_nothing_to_mend(
+    home: Path, create: Create, model: FakeEmbedder, browser: Any, mode: Any
+) -> None:
+    library = pytest.importorskip("axe_playwright_python.sync_playwright", reason="it brings axe")
+    axe = library.Axe()
+    index = create(home / "photos", "both")
+    (home / "photos" / "gone.png").write_bytes((home / "photos/sub/a b#1.png").read_bytes() + b"0")
+    build_index(index, home / "photos", model)
+    (home / "photos" / "gone.png").unlink()
+    page_of(index, home / "page.html", home / "photos" / "clip.mp4", model, mode)
+    for scheme in ("light", "dark"):
+        context = browser.new_context(color_scheme=scheme)
+        tab = context.new_page()
+        tab.goto((home / "page.html").as_uri())
+        found = axe.run(tab)
+        assert found.violations_count == 0, found.generate_report()
+        assert len(found.response["passes"]) > 10  # it looked
+        context.close()

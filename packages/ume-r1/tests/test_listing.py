@@ -85,11 +85,11 @@ def test_hidden_files_and_the_index_are_passed_over_and_other_kinds_counted(fold
     (folder / "index" / "x.png").touch()
     (folder / ".hidden").mkdir()
     (folder / ".hidden" / "x.png").touch()
-    for name in ("1.PSD", "2.psd", "x.pdf", "README"):
+    for name in ("1.PSD", "2.psd", "x.djvu", "README"):
         (folder / name).touch()
     found = list_folder(folder, folder / "index")
     assert len(found.files) == 6
-    assert found.unread == {".psd": 2, ".pdf": 1, "no suffix": 1}
+    assert found.unread == {".psd": 2, ".djvu": 1, "no suffix": 1}
 
 
 def test_an_entry_of_unknown_kind_is_unknown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

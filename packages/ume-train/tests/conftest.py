@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,10 @@ def nano() -> Path:
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `sft.json`, `rl.json` and `media/`, 48 pairs of three data sets."""
+    """`sft.json`, `rl.json` and `media/`, 48 pairs of three sets; `few.json` and `two.json`."""
     folder = tmp_path_factory.mktemp("drawn")
     draw_data(folder, 48, 0)
+    records = json.loads((folder / "sft.json").read_text("utf-8"))
+    for name, count in (("few", 12), ("two", 2)):
+        (folder / f"{name}.json").write_text(json.dumps(records[:count]), "utf-8")
     return folder

@@ -19,10 +19,13 @@ from safetensors.torch import load_file
 
 import ume_core
 from ume_r1.cli import main
+from ume_train.commands.stage import open_source, with_drawn
+from ume_train.config import read_config
 from ume_train.filtering import moved
 from ume_train.logs import read_log
 
-SHORT = ["--set", "run.device=cpu", "--set", "model.precision=float32"]
+SHORT = ["--set", "run.device=cpu", "--set", "model.precision=float32",
+         "--set", "evaluate.pairs=8"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +46,69 @@ def test_grpo_goes_on_from_sft(sft: Path, tmp_path: Path) -> None:
     first, second = read_log(out)
     assert first["engine_gap"] < 1e-4 and first["clip_share"] == 0 and first["kl"] < 1e-6
     assert second["reward"] == first["reward"]  # a second update on the same rollouts
+    # What tells a better vector from a learned form, and groups that teach nothing.
+    assert first["reward"] == pytest.approx(first["reward_embedding"] + first["reward_format"])
+    assert 0 <= first["dead_groups"] <= 1 and first["spread"] > 0 and first["missing_gen"] == 0
     assert (out / "samples.txt").read_text().startswith("step 1\n")
     assert "<svg" in (out / "report.html").read_text("utf-8")
     vectors = ume_core.load(str(out / "model")).embed(["red star left"], mode="both")
     assert vectors.gen is not None
+    assert [r["step"] for r in read_log(out, "held-out")] == [2] and (out / "best").is_dir()
+    assert not read_log(out, "warnings")
+
+
+def test_a_policy_that_leaves_its_start_is_warned_of(
+    nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def steps(count: int) -> int:
+        return main(["train", "grpo", "tiny", "--out", str(tmp_path), "--set", f"run.steps={count}",
+                     "--set", f"model.start={nano}", "--set", "data.drawn=16",
+                     "--set", "batch.pairs_per_reward=2", "--set", "rollouts.generations=2",
+                     "--set", "loss.kl_alarm=1e-9", "--set", "optimizer.lr=1e-3",
+                     "--set", "optimizer.warmup=0", "--set", "evaluate.every=0",
+                     *SHORT])  # fmt: skip
+
+    assert steps(2) == 0
+    first, second = read_log(tmp_path)
+    assert first["kl"] < 1e-9 < second["kl"]
+    assert [(r["step"], r["name"]) for r in read_log(tmp_path, "warnings")] == [(2, "KL")]
+    assert "WARNING, step 2: the KL divergence to the start is" in capsys.readouterr().err
+    rows = [{**first, "length": first["length"] / 3}, second]  # as if answers had grown since
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert steps(3) == 0
+    found = [r for r in read_log(tmp_path, "warnings") if r["name"] == "length"]
+    assert [r["step"] for r in found] == [3] and "read samples.txt" in found[0]["text"]
+
+
+def test_the_best_model_on_held_out_pairs_is_kept(
+    nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    # The first step has rate 0; the second ruins the model.
+    command = ["train", "sft", "tiny", "--out", str(out), "--set", "run.steps=2",
+               "--set", "data.drawn=24", "--set", "batch.pairs=4", "--set", "data.order=shuffled",
+               "--set", "optimizer.name=adamw", "--set", "optimizer.lr=0.3",
+               "--set", "optimizer.schedule=linear", "--set", "optimizer.warmup=0.6",
+               "--set", "evaluate.every=1", *SHORT]  # fmt: skip
+    assert main(command) == 0
+    said = capsys.readouterr().err
+    first, second = read_log(out, "held-out")
+    assert second["recall"] < first["recall"] == (first["disc"] + first["gen"]) / 2
+    assert (first["best"], second["best"]) == (True, False)
+    best, start = (load_file(p / "model.safetensors") for p in (out / "best", nano))
+    assert all(torch.equal(best[name].float(), start[name].float()) for name in start)
+    assert f"best so far at step 1 ({first['recall']:.1%}): {out / 'best'}" in said
+    assert "Best on held-out pairs: step 1" in (out / "report.html").read_text("utf-8")
+    config: Any = with_drawn("sft", read_config("sft", "tiny", command[6::2]), out)
+    pairs = open_source("sft", config, out).held_out()
+    assert len(pairs) == 8
+    vectors = ume_core.load(str(nano)).embed([e.item for p in pairs for e in p]).vectors("disc")
+    nearest = (vectors[::2] @ vectors[1::2].T).argmax(axis=1)
+    hits = [pairs[n][1].item == target.item for n, (_, target) in zip(nearest, pairs, strict=True)]
+    assert first["disc"] == sum(hits) / 8
+    (out / "held-out.jsonl").write_text(json.dumps(first) + "\n")  # as if killed before the second
+    assert main(command) == 0
+    assert read_log(out, "held-out") == [first, second]
 
 
 def test_a_dry_run_checks_and_estimates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,7 +118,7 @@ def test_a_dry_run_checks_and_estimates(tmp_path: Path, capsys: pytest.CaptureFi
     assert "5,000 of 1,024 pairs (4 x 256)" in said
     assert "2,208,985,600" in said  # the published 2B's parameters
     assert main(["train", "sft", "tiny", "--dry-run", "--out", str(tmp_path)]) == 0
-    assert "240 sound pairs of 3 data sets" in capsys.readouterr().out
+    assert "216 sound pairs of 3 data sets, 24 more held out" in capsys.readouterr().out
     assert not (tmp_path / "model").exists()
 
 
@@ -106,6 +168,7 @@ def test_a_run_that_was_stopped_takes_the_same_steps(
     assert main(_arguments(out)) == 0
     whole = [{**r, "seconds": 0} for r in read_log(sft)]
     assert [{**r, "seconds": 0} for r in read_log(out)] == whole
+    assert read_log(out, "held-out") == read_log(sft, "held-out")
     weights, expected = (load_file(r / "model" / "model.safetensors") for r in (out, sft))
     assert all(torch.equal(weights[name], value) for name, value in expected.items())
 

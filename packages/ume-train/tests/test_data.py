@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ume_core.errors import InvalidItem
+from ume_core.errors import InvalidItem, InvalidOption
 from ume_core.items import Image, Text, Video
 from ume_train.config.sections import DataFile, DataSection
 from ume_train.data import rows
@@ -140,6 +140,17 @@ def test_every_bad_record_is_listed_before_anything_is_computed(
     assert len(source) == 4 and len(source.bad) == 9
     place = source.batch(0).queries[0].place
     assert place.startswith(str(path)) and place.endswith(", qry")
+
+
+def test_no_batch_has_a_pair_that_is_held_out(tmp_path: Path, drawn: Path) -> None:
+    data = DataSection(files=(DataFile(path=drawn / "sft.json", media=drawn / "media"),),
+                       order="shuffled")  # fmt: skip
+    source = FileSource(data, size=4, seed=3, answers=True, work=tmp_path, held_out=8)
+    aside = {query.place for query, _ in source.held_out()}
+    trained = {q.place for n in range(10) for q in source.batch(n).queries}
+    assert len(aside) == 8 and len(trained) == 40 == len(source) and not aside & trained
+    with pytest.raises(InvalidOption, match="30 of 48 pairs are to be held out"):
+        FileSource(data, size=4, seed=3, answers=True, work=tmp_path, held_out=30)
 
 
 def _order(**changes: Any) -> Order:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -45,6 +46,14 @@ def test_sft_is_the_same(runs: tuple[Path, Path, str]) -> None:
     for ours, theirs in zip(two, one, strict=True):
         for name in ("disc", "gen", "align", "ce", "loss", "grad_norm", "accuracy_disc"):
             assert ours[name] == pytest.approx(theirs[name], rel=2e-4), name
+
+
+def test_hard_negatives_of_other_processes_are_negatives(runs: tuple[Path, Path, str]) -> None:
+    one, two = (json.loads((r / "hard-negatives.json").read_text()) for r in runs[:2])
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
+    for ours, theirs in zip(two["gradients"], one["gradients"], strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-6)
+    assert one["crossed"] > 2 * one["loss"]  # which rows in a wrong order would give
 
 
 def test_grpo_is_the_same(runs: tuple[Path, Path, str]) -> None:

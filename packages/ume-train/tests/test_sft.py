@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image as PILImage
+from sentence_transformers import SentenceTransformer
 
 import ume_core
 from ume_core import Item, Text
 from ume_core.errors import InvalidOption
+from ume_r1.cli import main
+from ume_train import sft
 from ume_train.commands.stage import open_source
 from ume_train.config import read_config
 from ume_train.data.pairs import PairBatch
@@ -22,9 +26,9 @@ from ume_train.sft import SFT
 
 
 def make(
-    tmp: Path, drawn: Path, name: str, *changes: str, steps: int = 4, records: str = "sft"
+    tmp: Path, drawn: Path, name: str, *changes: str, steps: int = 4, records: str = "few"
 ) -> SFT:
-    """A run on the drawn data."""
+    """A run on the drawn data: two batches a pass."""
     config: Any = read_config(
         "sft", "tiny",
         [
@@ -32,6 +36,7 @@ def make(
             f"data.files=[{{path: {drawn / records}.json, media: {drawn / 'media'}}}]",
             f"run.steps={steps}", "run.save_every=2", "run.save_dtype=float32", "batch.pairs=6",
             "model.precision=float32", "data.order=shuffled", "run.device=cpu", "batch.chunk=6",
+            "evaluate.every=0",
             *changes,
         ],
     )  # fmt: skip
@@ -58,7 +63,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> SFT:
 def test_a_run_in_parts_ends_where_a_whole_one_does(
     tmp_path: Path, drawn: Path, whole: SFT
 ) -> None:
-    for until in (1, 3, 4):
+    # Inside the first pass over the data, at its end, inside the second.
+    for until in (1, 2, 3, 4):
         run = make(tmp_path, drawn, "parts")
         run.train(until)
     assert losses(tmp_path / "parts") == losses(whole.out)
@@ -103,6 +109,15 @@ def test_the_model_loads_in_the_engine_and_in_transformers(whole: SFT) -> None:
         disc = whole.policy(rows).disc[0]
     unit = torch.nn.functional.normalize(disc, dim=0).numpy()
     assert np.abs(unit - result.vectors("disc")[0]).max() < 1e-5
+
+
+def test_the_model_loads_in_sentence_transformers(whole: SFT, tmp_path: Path) -> None:
+    model, native = whole.out / "model", tmp_path / "native"
+    assert main(["export", str(model), str(native), "--format", "sentence-transformers"]) == 0
+    items = ["red circle left", PILImage.new("RGB", (84, 84), "red")]
+    found = np.asarray(SentenceTransformer(str(native), device="cpu").encode(items))
+    engine = ume_core.load(str(model), text_only="plain", media_order="given")
+    assert np.abs(found - engine.embed(items).vectors("disc")).max() < 1e-5
 
 
 def ume_example(item: Item) -> Any:
@@ -168,7 +183,10 @@ def test_media_that_cannot_be_decoded_take_no_part(tmp_path: Path, drawn: Path) 
     records = json.loads((drawn / "sft.json").read_text())[:6]
     (media / records[2]["qry"]["image"][0]).write_bytes(b"no picture")
     (tmp_path / "sft.json").write_text(json.dumps(records))
-    run = make(tmp_path, tmp_path, "skip", "data.bad_media=skip", "data.order=file", steps=1)
+    run = make(
+        tmp_path, tmp_path, "skip", "data.bad_media=skip", "data.order=file", steps=1,
+        records="sft",
+    )  # fmt: skip
     run.train()
     (row,) = losses(run.out)
     assert row["skipped"] == 1
@@ -177,12 +195,27 @@ def test_media_that_cannot_be_decoded_take_no_part(tmp_path: Path, drawn: Path) 
     (tmp_path / "five" / "sft.json").write_text(json.dumps(records[:2] + records[3:]))
     (tmp_path / "five" / "media").symlink_to(media)
     less = make(
-        tmp_path / "five", tmp_path / "five", "less", "data.order=file", "batch.pairs=5", steps=1
-    )
+        tmp_path / "five", tmp_path / "five", "less", "data.order=file", "batch.pairs=5", steps=1,
+        records="sft",
+    )  # fmt: skip
     less.train()
     (wanted,) = losses(less.out)
     for name in ("disc", "gen", "align", "ce", "grad_norm"):
         assert row[name] == pytest.approx(wanted[name], rel=1e-3), name
+
+
+def test_batches_that_stay_too_easy_are_warned_of(
+    tmp_path: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(sft, "_EASY_STEPS", 2)
+    make(tmp_path, drawn, "easy", "batch.pairs=2", records="two", steps=3).train()
+    accuracies = [row["accuracy_disc"] for row in losses(tmp_path / "easy")]
+    assert accuracies == [1.0, 1.0, 1.0]  # of two pairs
+    assert [r["step"] for r in read_log(tmp_path / "easy", "warnings")] == [2, 3]
+    said = capsys.readouterr().err
+    assert said.count("WARNING, step 2: for 2 steps disc has found more than 99 %") == 1
+    assert "left, WARNING: easy" in said
+    assert "Warning at 2 steps" in (tmp_path / "easy" / "report.html").read_text("utf-8")
 
 
 def test_disc_alone_and_sources_of_ones_own(tmp_path: Path, drawn: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -12,20 +13,22 @@ from torch.distributed.fsdp import fully_shard
 
 from ume_train.commands.stage import open_source
 from ume_train.config import read_config
-from ume_train.config.stages import GRPOConfig, SFTConfig
+from ume_train.config.stages import GRPOConfig, SFTConfig, SFTLoss
 from ume_train.forward import Policy
-from ume_train.gather import processes, rank
+from ume_train.gather import gather, processes, rank, summed
 from ume_train.grpo.trainer import GRPO
+from ume_train.losses import info_nce
 from ume_train.models import load_trained
 from ume_train.sft import SFT
 
 COMMON = ("run.steps=2", "run.save_every=2", "model.precision=float32", "run.device=cpu",
-          "optimizer.name=adamw", "optimizer.lr=1e-3")  # fmt: skip
+          "optimizer.name=adamw", "optimizer.lr=1e-3", "evaluate.every=0")  # fmt: skip
 
 
 def main(data: Path, out: Path) -> None:
-    """Both stages, and a pass with weights spread."""
+    """Both stages, hard negatives, and a pass with weights spread."""
     torch.set_num_threads(1)
+    hard_negatives(out)
     files = f"data.files=[{{path: {data}/sft.json, media: {data}/media}}]"
     # File order: pictures, clips and words in every batch, and not the same on both processes.
     common = (*COMMON, "data.drawn=0", files, "data.order=file", "model.start=ume-nano")
@@ -42,6 +45,30 @@ def main(data: Path, out: Path) -> None:
     GRPO(grpo, out / "grpo", open_source("grpo", grpo, out / f"data-{rank()}"), 2).train()
     if processes() > 1:
         spread(run)
+
+
+def hard_negatives(out: Path) -> None:
+    """InfoNCE where every row's near miss stands on the other process; writes what it found."""
+    torch.manual_seed(0)
+    queries = torch.randn(8, 16)
+    queries[4:] = queries[:4] + 0.3 * torch.randn(4, 16)
+    targets = queries + 0.1 * torch.randn(8, 16)
+    share = 8 // processes()
+    own = slice(rank() * share, (rank() + 1) * share)
+    mine = queries[own].clone().requires_grad_()
+    loss = info_nce(mine, targets[own], SFTLoss(temperature=0.02))
+    loss.backward()
+    assert mine.grad is not None
+    found = {
+        "loss": float(summed(loss)) / processes(),
+        "gradients": (gather(mine.grad) / processes()).tolist(),
+        # as if rows of the two processes were taken for each other's
+        "crossed": float(info_nce(queries, targets.roll(4, 0), SFTLoss(temperature=0.02)))
+        if processes() == 1 else None,
+    }  # fmt: skip
+    if rank() == 0:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "hard-negatives.json").write_text(json.dumps(found), "utf-8")
 
 
 def spread(run: SFT) -> None:

@@ -13,16 +13,15 @@ from typing import Any
 from ray import serve  # pyright: ignore[reportMissingImports]
 
 import ume_core
-from ume_core.limits import Policy
 from ume_core.session import open_session
 from ume_server.app import create_app
-from ume_server.settings import SERVER_LIMITS, Settings
+from ume_server.settings import SERVER_LIMITS, SERVER_POLICY, Settings
 from ume_server.wire.ask import Served
 
 
 def build() -> Any:
     """A replica's application; Ray calls it in the replica's process."""
-    model = ume_core.load("ume-nano", policy=Policy.closed(), limits=SERVER_LIMITS)
+    model = ume_core.load("ume-nano", policy=SERVER_POLICY, limits=SERVER_LIMITS)
     served = Served("ume-nano", ("disc", "gen", "both"), model.dimensions)
     app, _ = create_app(open_session(model), served, model.signature("disc"), Settings())
     return app

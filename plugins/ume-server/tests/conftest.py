@@ -12,15 +12,14 @@ import pytest
 
 import ume_core
 from ume_core.embedder import Embedder
-from ume_core.limits import Policy
-from ume_server.settings import SERVER_LIMITS, Settings
+from ume_server.settings import SERVER_LIMITS, SERVER_POLICY, Settings
 from ume_server.testing import KEY, MODEL, Running, running
 
 
 @pytest.fixture(scope="session")
 def model() -> Embedder:
     return ume_core.load(
-        MODEL, engine="torch", device="cpu", dtype="float32", policy=Policy.closed(),
+        MODEL, engine="torch", device="cpu", dtype="float32", policy=SERVER_POLICY,
         limits=SERVER_LIMITS,
     )  # fmt: skip
 

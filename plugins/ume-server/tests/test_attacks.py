@@ -9,10 +9,12 @@ import io
 import json
 import random
 import re
+import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ import ume_core
 from ume_core.embedder import Embedder
 from ume_core.limits import Policy
 from ume_server.errors import scrubbed
-from ume_server.settings import SERVER_LIMITS
+from ume_server.settings import SERVER_LIMITS, SERVER_POLICY
 from ume_server.testing import KEY, MODEL, Running, equal
 
 Start = Callable[..., Running]
@@ -220,6 +222,67 @@ def test_jpeg2000_inside_a_video_is_refused(server: Running) -> None:
     assert answer.status_code == 400 and "codec" in message(answer)
 
 
+@pytest.fixture
+def stopped(server: Running, gallery: Path) -> Iterator[list[psutil.Process]]:
+    """The processes that decode, doing nothing until they are told to go on."""
+    clip = as_url((gallery / "dog-moving-left.mp4").read_bytes(), "video/mp4")
+    assert server.post(input=[{"video": clip}]).status_code == 200
+    live = [c for c in psutil.Process().children() if c.status() != psutil.STATUS_ZOMBIE]
+    found = [c for c in live if any("media.worker" in word for word in c.cmdline())]
+    assert found
+    for process in found:
+        process.suspend()
+    yield found
+    for process in found:
+        if process.is_running():
+            process.kill()
+
+
+def test_a_decoder_that_crashes_costs_one_request(
+    server: Running, stopped: list[psutil.Process], gallery: Path, model: Embedder
+) -> None:
+    clip = as_url((gallery / "dog-moving-left.mp4").read_bytes(), "video/mp4")
+    answers: list[httpx.Response] = []
+    body: dict[str, Any] = {"input": [{"video": clip}, "a bus"], "on_error": "record"}
+    asking = threading.Thread(target=lambda: answers.append(server.post(**body)))
+    asking.start()
+    equal([server.post(input="a dog").json()["data"][0]["embedding"]], model.embed(["a dog"]).disc)
+    time.sleep(0.2)  # the process has the clip by now
+    for process in stopped:
+        process.send_signal(signal.SIGSEGV)
+        process.send_signal(signal.SIGCONT)
+    asking.join(30)
+    bad, good = answers[0].json()["data"]
+    assert bad["status"] == "failed" and "crashed (SIGSEGV)" in bad["error"]["message"]
+    equal([good["embedding"]], model.embed(["a bus"]).disc)
+    assert server.post(input=[{"video": clip}]).status_code == 200
+
+
+def test_decoders_that_hang_hold_up_no_text_and_end_at_their_time(
+    start: Start, stopped: list[psutil.Process], gallery: Path
+) -> None:
+    limits = replace(SERVER_LIMITS, decode_seconds=1.0)
+    model = ume_core.load(MODEL, engine="torch", device="cpu", dtype="float32",
+                          policy=SERVER_POLICY, limits=limits)  # fmt: skip
+    server = start(model=model, limits=limits)
+    clip = as_url((gallery / "dog-moving-left.mp4").read_bytes(), "video/mp4")
+    answers: list[httpx.Response] = []
+    asking = [
+        threading.Thread(
+            target=lambda n=n: answers.append(server.post(input=[{"video": clip, "text": f"{n}"}]))
+        )
+        for n in range(len(stopped))
+    ]
+    for thread in asking:
+        thread.start()
+    assert server.post(input="a dog").status_code == 200  # while they hang
+    for thread in asking:
+        thread.join(30)
+    late = [answer for answer in answers if answer.status_code == 413]
+    assert late and "decode_seconds" in message(late[0]) and not UNSAFE.search(message(late[0]))
+    assert server.post(input=[{"video": clip}]).status_code == 200 and server.gone()
+
+
 def test_one_bad_picture_hurts_no_other_request(server: Running, model: Embedder) -> None:
     expected = model.embed(["a dog"]).disc
     bad = {"input": [{"image": damaged(5)}], "on_error": "record"}
@@ -308,6 +371,42 @@ def test_equal_items_are_shared_within_one_key_only(start: Start) -> None:
     for thread in threads:
         thread.join()
     assert server.session.load().shared <= 2
+
+
+def test_nothing_that_is_remembered_answers_another_key_sooner(
+    start: Start, monkeypatch: pytest.MonkeyPatch, gallery: Path
+) -> None:
+    """A picture is decoded, and seen by the vision tower, once a key: no cache tells by timing."""
+    import ume_qwen.patches
+    import ume_torch.vision
+
+    counts = {"decoded": 0, "seen": 0}
+
+    def counted(module: Any, name: str, what: str) -> None:
+        real = getattr(module, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            counts[what] += 1
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, call)
+
+    counted(ume_qwen.patches, "open_picture", "decoded")
+    counted(ume_torch.vision, "encode_visuals", "seen")
+    server = start()
+    picture = as_url((gallery / "castle.png").read_bytes() + b" ")  # nobody has sent it before
+    vectors: list[Any] = []
+    found: list[dict[str, int]] = []
+    for key in (*server.service.settings.keys, *server.service.settings.keys):
+        answer = httpx.post(
+            server.url + "/v1/embeddings", json={"input": [{"image": picture}]}, timeout=60,
+            headers={"authorization": f"Bearer {key}"},
+        )  # fmt: skip
+        vectors.append(answer.json()["data"][0]["embedding"])
+        found.append(dict(counts))
+    assert [f["decoded"] for f in found] == [1, 2, 2, 2]
+    assert [f["seen"] for f in found] == [1, 2, 2, 2]
+    equal(vectors, [vectors[0]] * 4)
 
 
 def test_an_image_pad_token_typed_by_a_user_is_text(server: Running, model: Embedder) -> None:

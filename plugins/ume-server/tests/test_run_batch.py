@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,35 @@ def test_a_killed_run_goes_on_without_losing_or_repeating_an_answer(tmp_path: Pa
         equal([one], [other])
     before = out.read_bytes()
     assert main(["run-batch", str(file), "--out", str(out)]) == 0 and out.read_bytes() == before
+
+
+@pytest.fixture
+def no_room() -> Iterator[Callable[[int], None]]:
+    """Lets no file grow beyond some bytes, as on a full disk, until the test ends."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_loses_no_answer_that_was_written(
+    tmp_path: Path, no_room: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path / "in.jsonl", *({"input": f"text {n}"} for n in range(6)))
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    assert main(["run-batch", str(file), "--out", str(whole)]) == 0
+    lines = whole.read_bytes().splitlines(keepends=True)
+    no_room(sum(map(len, lines[:3])) + 50)
+    assert main(["run-batch", str(file), "--out", str(out)]) == 2
+    no_room(1 << 30)
+    said = capsys.readouterr().err
+    assert "3 of 6 answers are in" in said and "Fix: " in said
+    kept = out.read_bytes()
+    assert len(kept.splitlines()) == 4  # the last one a part
+    assert main(["run-batch", str(file), "--out", str(out)]) == 0
+    assert out.read_bytes().startswith(b"".join(kept.splitlines(keepends=True)[:3]))
+    assert set(answers(out)) == {f"r{n}" for n in range(6)}
+    assert main(["run-batch", str(file), "--out", "/dev/full"]) == 2
+    assert "is no file" in capsys.readouterr().err
 
 
 def test_what_is_no_batch_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

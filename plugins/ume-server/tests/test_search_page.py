@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import resource
 import shutil
 import time
 from collections.abc import Iterator
@@ -41,7 +42,11 @@ def page(model: Embedder, gallery: Path, tmp_path_factory: pytest.TempPathFactor
         shutil.copy(gallery / f"{name}.png", folder)
     shutil.copy(gallery / "dog-moving-left.mp4", folder)
     shutil.copy(gallery / "crown.png", folder / EVIL)
-    (folder / "note.txt").write_text("<b>a note</b> about a dog", "utf-8")
+    with PILImage.open(gallery / "sun.png") as sun, PILImage.open(gallery / "pizza.png") as pizza:
+        white = PILImage.new("RGB", (300, 400), "white")
+        white.paste(pizza.convert("RGB").resize((200, 200)), (50, 100))
+        white.save(folder / "paper.pdf", save_all=True, append_images=[sun.convert("RGB")])
+    (folder / "note.txt").write_text("<b>a note</b> about a dog. " * 20, "utf-8")
     options = LoadOptions(device="cpu", dtype="float32")
     about = Description.of(model, folder, "both", name="ume-nano", options=options)
     index = Index.create(directory, about)
@@ -53,6 +58,20 @@ def page(model: Embedder, gallery: Path, tmp_path_factory: pytest.TempPathFactor
 def searched(model: Embedder, page: SearchPage) -> Iterator[Running]:
     with running(model, Settings(hosts=("localhost",)), page.add) as found:
         yield found
+
+
+def test_a_full_disk_stops_no_search_and_no_thumbnail(searched: Running) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with searched.client() as client:
+            for name in ("carrot.png", "dog-moving-left.mp4"):
+                small = client.get("/thumbnail", params={"path": name})
+                assert small.headers["content-type"] == "image/jpeg"
+            found = client.post("/search", json={"text": "a dog"})
+            assert "event: results" in found.text
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +148,14 @@ def test_results_are_those_of_the_index(
     ]
 
 
+def test_a_page_of_a_pdf_is_found_and_more_like_it(searched: Running, gallery: Path) -> None:
+    url = f"data:image/png;base64,{base64.b64encode((gallery / 'sun.png').read_bytes()).decode()}"
+    first = ask(searched, image=url)["results"][0]
+    assert (first["name"], first["kind"], first["gone"]) == ("paper.pdf#page=2", "image", False)
+    first = ask(searched, like="paper.pdf#page=1")["results"][0]
+    assert first["name"] == "paper.pdf#page=1" and first["score"] > 0.999
+
+
 def test_filters_and_the_threshold_narrow_it(searched: Running) -> None:
     kinds = {h["kind"] for h in ask(searched, text="a dog", kind="video")["results"]}
     assert kinds == {"video"}
@@ -164,7 +191,17 @@ def test_policies_decide_as_in_the_library(
 
 
 @pytest.mark.parametrize(
-    "name", ["../secret.png", "/etc/passwd", "animals", "", "nothing.png", "animals/../bus.png"]
+    "name",
+    [
+        "../secret.png",
+        "/etc/passwd",
+        "animals",
+        "",
+        "nothing.png",
+        "animals/../bus.png",
+        "paper.pdf",
+        "paper.pdf#page=3",
+    ],
 )
 def test_only_names_of_the_index_are_files(searched: Running, name: str) -> None:
     with searched.client() as client:
@@ -174,7 +211,7 @@ def test_only_names_of_the_index_are_files(searched: Running, name: str) -> None
 
 def test_thumbnails_are_encoded_anew(searched: Running) -> None:
     with searched.client() as client:
-        for name in ("animals/dog.png", "dog-moving-left.mp4"):
+        for name in ("animals/dog.png", "dog-moving-left.mp4", "paper.pdf#page=2"):
             answer = client.get("/thumbnail", params={"path": name})
             assert answer.headers["content-type"] == "image/jpeg"
             with PILImage.open(io.BytesIO(answer.content)) as shown:
@@ -204,7 +241,7 @@ def test_words_are_searched_and_more_like_one_found(tab: Any) -> None:
     tab.fill("#text", "a dog")
     tab.keyboard.press("Enter")
     found = names(tab)
-    assert "animals/dog.png" in found[:3] and len(found) == 15
+    assert "animals/dog.png" in found[:3] and len(found) == 17
     assert EVIL in found  # its markup is shown as text: no dialog, no element
     assert tab.query_selector(".card h2 img") is None
     tab.click('[data-name="bus.png"] button')
@@ -240,7 +277,7 @@ def test_a_picture_is_chosen_dropped_and_pasted(tab: Any, gallery: Path) -> None
         until(tab, "document.querySelector('.card')?.dataset.name === 'bread.png'")
     tab.fill("#text", "in red")
     tab.keyboard.press("Enter")
-    assert len(names(tab)) == 15
+    assert len(names(tab)) == 17
 
 
 def test_gen_shows_its_thinking(tab: Any) -> None:
@@ -248,7 +285,7 @@ def test_gen_shows_its_thinking(tab: Any) -> None:
     tab.fill("#text", "a dog")
     tab.keyboard.press("Enter")
     until(tab, "document.getElementById('thinking').textContent.length > 3")
-    assert len(names(tab)) == 15 and tab.is_visible("#thought")
+    assert len(names(tab)) == 17 and tab.is_visible("#thought")
 
 
 def test_it_works_from_the_keyboard_and_says_what_it_is(tab: Any) -> None:
@@ -270,6 +307,35 @@ def test_it_works_from_the_keyboard_and_says_what_it_is(tab: Any) -> None:
           && !e.textContent.trim()).map(e => e.outerHTML)"""
     )
     assert unnamed == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_to_mend(
+    browser: Any, searched: Running, gallery: Path, scheme: str
+) -> None:
+    library = pytest.importorskip("axe_playwright_python.sync_playwright", reason="it brings axe")
+    axe = library.Axe()
+    context = browser.new_context(viewport={"width": 1100, "height": 800}, color_scheme=scheme)
+    tab = context.new_page()
+
+    def check() -> None:
+        found = axe.run(tab)
+        assert found.violations_count == 0, found.generate_report()
+        assert len(found.response["passes"]) > 10  # it looked
+
+    tab.goto(searched.url)
+    until(tab, "document.getElementById('about').textContent")
+    check()
+    tab.fill("#text", "a dog")
+    tab.keyboard.press("Enter")
+    assert "note.txt" in names(tab)
+    check()
+    tab.set_input_files("#file", gallery / "dog-moving-left.mp4")
+    tab.select_option("#mode", "gen")
+    until(tab, "document.getElementById('thinking').textContent.length > 3")
+    names(tab)
+    check()
+    context.close()
 
 
 def test_it_fits_a_phone_and_follows_dark_mode(browser: Any, searched: Running) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import resource
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,33 +21,41 @@ from ume_server.testing import KEY, MODEL, equal
 
 @contextmanager
 def command(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """`ume serve`, and its address."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ume_r1", "serve", *arguments, "--port", "0"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    """`ume serve`, its log on a full disk, and its address."""
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ume_r1", "serve", *arguments, "--port", "0"],
+            stdout=subprocess.PIPE, stderr=full, text=True,
+        )  # fmt: skip
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
         found = re.search(r"http://[\d.]+:\d+", line)
-        assert found, line + (process.stderr.read() if process.stderr else "")
+        assert found, line
         yield found[0], process
     finally:
         process.kill()
         process.wait()
-        for stream in (process.stdout, process.stderr):
-            if stream is not None:
-                stream.close()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
-def test_the_command_serves_and_stops_on_sigterm(tmp_path: Path, model: Embedder) -> None:
+def test_the_command_serves_with_a_full_disk_and_stops_on_sigterm(
+    tmp_path: Path, model: Embedder
+) -> None:
     keys = tmp_path / "keys.txt"
     keys.write_text(f"# of the test\n{KEY}\n", "utf-8")
     with command(MODEL, "--engine", "torch", "--api-key-file", str(keys)) as (url, process):
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, 0))  # no file can grow any more
         headers = {"authorization": f"Bearer {KEY}"}
         with httpx.Client(base_url=url, headers=headers, timeout=60) as client:
             answer = client.post("/v1/embeddings", json={"input": "a dog", "model": MODEL})
             equal([answer.json()["data"][0]["embedding"]], model.embed(["a dog"]).disc)
+            with socket.create_connection(("127.0.0.1", client.base_url.port)) as sock:
+                sock.sendall(b"nonsense\r\n\r\n")  # which is logged
+                assert b" 400 " in sock.recv(4096)
+            answer = client.post("/v1/embeddings", json={"input": "a dog", "mode": "gen"})
+            equal([answer.json()["data"][0]["embedding"]], model.embed(["a dog"], mode="gen").gen)
             listening = listening_sockets(process.pid)
             assert listening == {int(url.rsplit(":", 1)[1])}  # one, and no side ports
         process.send_signal(signal.SIGTERM)

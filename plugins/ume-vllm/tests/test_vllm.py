@@ -19,6 +19,9 @@ from ume_core.testing.contract import mixed_items, picture
 from ume_torch import TorchEmbedder
 
 pytest.importorskip("vllm", reason="not run: vLLM is not installed here; tools/setup vllm")
+from ume_train.commands.stage import open_source, with_drawn
+from ume_train.config import read_config
+from ume_train.sft import SFT
 from ume_vllm.engine import VllmEmbedder
 from ume_vllm.options import VllmOptions
 
@@ -53,6 +56,17 @@ def many_items() -> list[Any]:
 
 def test_nano_gives_ume_torchs_vectors_and_texts(nano: VllmEmbedder) -> None:
     _same(nano, TorchEmbedder(ume_nano.path()), many_items(), max_new_tokens=24)
+
+
+def test_what_ume_train_saves_gives_ume_torchs_vectors_and_texts(tmp_path: Path) -> None:
+    changes = ["run.steps=2", "run.device=cpu", "data.drawn=24", "evaluate.every=0"]
+    config: Any = with_drawn("sft", read_config("sft", "tiny", changes), tmp_path)
+    SFT(config, tmp_path, open_source("sft", config, tmp_path), 2).train()
+    trained, before = TorchEmbedder(tmp_path / "model"), TorchEmbedder(ume_nano.path())
+    moved = trained.embed(["a dog"]).vectors("disc") - before.embed(["a dog"]).vectors("disc")
+    assert np.abs(moved).max() > 1e-3
+    mine = VllmEmbedder(tmp_path / "model", LoadOptions(), SMALL)
+    _same(mine, trained, many_items(), max_new_tokens=24)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from ume_core.errors import InvalidItem, InvalidOption, LimitExceeded, ModeNotSupported, UmeError
 from ume_core.items import Item, ItemLike, as_item, check_batch, with_instruction
-from ume_core.plugins import registry
 from ume_core.results import EmbeddingResult
 from ume_core.signature import Mode, Signature, check_mode
 
@@ -146,18 +146,29 @@ class BeginsAnswers(Protocol):
         ...
 
 
-def require_mode(mode: str, modes: frozenset[Mode], engine: str) -> Mode:
+def require_mode(
+    mode: str, modes: frozenset[Mode], engine: str, model: str | Path | None = None
+) -> Mode:
     """`mode`, if the engine has it.
+
+    Args:
+        mode: what was asked for.
+        modes: the engine's.
+        engine: its name.
+        model: what it loaded, so that the fix names engines that load it too.
 
     Raises:
         InvalidOption: no such mode. ModeNotSupported: not on this engine.
     """
     known = check_mode(mode)
     if known not in modes:
-        others = sorted(s.name for s in registry().backends.values() if known in s.modes)
+        from ume_core.loading import engines_with  # which imports this module
+
+        others = ", ".join(engines_with(known, model))
+        none = "none is installed" if model is None else f"no installed one loads {model}"
         raise ModeNotSupported(
             f"the {engine} engine has no {known} mode, only {', '.join(sorted(modes))}",
-            fix=f"use an engine that has it: {', '.join(others) or 'none is installed'}",
+            fix=f"use an engine that has it: {others or none}",
         )
     return known
 

@@ -8,6 +8,7 @@ import errno
 import os
 import re
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from posixpath import splitext
@@ -16,6 +17,7 @@ from urllib.parse import unquote, unquote_to_bytes
 from ume_core.errors import EngineUnavailable, LimitExceeded, MediaError, PolicyViolation
 from ume_core.items import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from ume_core.limits import Limits, Policy
+from ume_core.pdf import can_draw, draw_page, is_pdf, split_page
 
 _URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+:")
 _CREDENTIALS = re.compile(r"^((?!file:)[a-z][a-z0-9+.-]*:/*)[^/?#]*@", re.IGNORECASE)
@@ -41,7 +43,7 @@ class Access:
 
 
 def read_source(source: str | Path | bytes, access: Access) -> bytes:
-    """The bytes behind a path, `file://`, `http(s)://` or `data:` URL.
+    """The bytes behind a path, `file://`, `http(s)://` or `data:` URL; of a PDF's page, a PPM.
 
     Raises:
         PolicyViolation: the policy forbids the file or URL.
@@ -52,7 +54,7 @@ def read_source(source: str | Path | bytes, access: Access) -> bytes:
         check_bytes(len(source), "the data", access.limits)
         return source
     if isinstance(source, Path):
-        return _read_file([source], describe(source), access)
+        return _read_local(str(source), lambda name: [Path(name)], access)
     trimmed = source.strip()
     scheme = trimmed[:8].lower()
     if scheme.startswith("data:"):
@@ -60,7 +62,7 @@ def read_source(source: str | Path | bytes, access: Access) -> bytes:
     if scheme.startswith(("http://", "https://")):
         return _download(trimmed, access)
     if scheme.startswith("file://"):
-        return _read_file(_paths_of(source.lstrip()), describe(source), access)
+        return _read_local(source.lstrip(), _paths_of, access)
     if scheme.startswith(("http:", "https:", "file:")):
         raise MediaError(
             f"{describe(source)} lacks the two slashes behind its colon",
@@ -72,7 +74,7 @@ def read_source(source: str | Path | bytes, access: Access) -> bytes:
             fix="use file, http, https or data; wrap a path with a colon in Path()",
         )
     hint = _BASE64_HINT if _BASE64.fullmatch(source) else ""
-    return _read_file([Path(source)], describe(source), access, hint)
+    return _read_local(source, lambda name: [Path(name)], access, hint)
 
 
 def media_warning(text: str, policy: Policy) -> str | None:
@@ -89,10 +91,12 @@ def media_warning(text: str, policy: Policy) -> str | None:
         kind, spelling = "picture", "Image"
     elif data or suffix in VIDEO_SUFFIXES:
         kind, spelling = "clip", "Video"
+    elif is_pdf(name) and can_draw() and not _MEDIA_URL.match(name):
+        kind, spelling = "page", "Image"
     else:
         return None
     is_url = data is not None or _MEDIA_URL.match(name) is not None
-    if not is_url and not _may_name(Path(name), policy):
+    if not is_url and not _may_name(Path(split_page(name)[0]), policy):
         return None
     return (
         f"the text names a {kind} ({describe(name)}) and is embedded as words. "
@@ -130,6 +134,15 @@ def check_bytes(size: int, name: str, limits: Limits) -> None:
             f"{name} has {size:,} bytes, more than limits.file_bytes ({limits.file_bytes:,})",
             fix="raise the limit or shrink the file",
         )
+
+
+def _read_local(
+    source: str, paths_of: Callable[[str], list[Path]], access: Access, hint: str = ""
+) -> bytes:
+    """A local file, or a page of one; `paths_of` says what a name or URL may mean."""
+    file, page = split_page(source)
+    data = _read_file(paths_of(file), describe(file), access, hint)
+    return draw_page(data, page, describe(file), access.limits) if is_pdf(file) else data
 
 
 def _paths_of(url: str) -> list[Path]:

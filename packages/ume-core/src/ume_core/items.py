@@ -26,6 +26,7 @@ from ume_core.foreign import (
     undecoded_source,
 )
 from ume_core.frames import FrameSampling
+from ume_core.pdf import is_pdf
 from ume_core.prompts import strip_request
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -56,7 +57,8 @@ class Image:
     Args:
         source: a path, `file://`, `http(s)://` or `data:` URL, the file's bytes, a PIL image, or an
             array of shape (H, W), (H, W, 1|3|4): uint8, or float in [0, 1]. What its EXIF calls
-            turned is made upright, a PIL image too, unless `ImageOps.exif_transpose` did it.
+            turned is made upright, a PIL image too, unless `ImageOps.exif_transpose` did it. A
+            path may name a page of a PDF: `doc.pdf#page=3` (see `ume_core.pdf`).
         min_pixels: least height x width after resizing; None takes the engine's bound.
         max_pixels: most height x width after resizing, within the engine's bound.
         resized_height: the height wanted, in pixels, instead of the bounds.
@@ -302,7 +304,7 @@ def _parts(value: Any) -> list[Part]:
 def part_from_path(path: Path) -> Image | Video:
     """An image or a video, told by the file name's suffix."""
     suffix = path.suffix.lower()
-    if suffix in IMAGE_SUFFIXES:
+    if suffix in IMAGE_SUFFIXES or is_pdf(str(path)):
         return Image(path)
     if suffix in VIDEO_SUFFIXES:
         return Video(path)

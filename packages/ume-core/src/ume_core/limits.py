@@ -18,12 +18,15 @@ class Limits:
         video_frames: frames the model sees of one video (upstream's maximum is 768).
         video_pixels: source width x height x frames the model sees; the default is 1.5 GB of RGB.
         video_seconds: length of a source video that is decoded.
+        pdf_pages: pages of a PDF file that is indexed or embedded whole.
         text_chars: characters of one item's text, checked before tokenizing.
         input_tokens: tokens of one prompt, visual tokens included; the checkpoint's context length
             bounds it too.
         new_tokens: tokens gen mode may generate. The published mean is 403; its own limit of 8192
             lets one looping item hold a whole batch.
         url_seconds: time allowed for one download.
+        decode_seconds: time allowed for decoding one clip or picture, where `Policy.isolate` has it
+            done in another process.
     """
 
     image_pixels: int = 100_000_000
@@ -31,10 +34,12 @@ class Limits:
     video_frames: int = 768
     video_pixels: int = 500_000_000
     video_seconds: float = 4 * 3600.0
+    pdf_pages: int = 10_000
     text_chars: int = 1_000_000
     input_tokens: int = 32_768
     new_tokens: int = 1024
     url_seconds: float = 30.0
+    decode_seconds: float = 120.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,9 @@ class Policy:
         hosts: if given, the only hosts that URLs and redirects may name, by name or address.
         private_networks: whether a URL's host may have a loopback, private or other special
             address. Redirects are checked too.
+        isolate: whether clips, and pictures of rare kinds, are decoded in processes of their own,
+            so that bytes on which a decoder crashes or hangs cost their item alone
+            (`ume_core.media.isolation`). Same pixels.
     """
 
     files: bool = True
@@ -55,6 +63,7 @@ class Policy:
     urls: bool = True
     hosts: tuple[str, ...] | None = None
     private_networks: bool = False
+    isolate: bool = False
 
     def __post_init__(self) -> None:
         """Accept one root or host alone, and roots as strings."""

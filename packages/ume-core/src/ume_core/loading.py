@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ume_core.by_mode import ByMode
 from ume_core.embedder import Embedder
@@ -15,6 +15,7 @@ from ume_core.errors import CheckpointError, EngineUnavailable, InvalidOption, d
 from ume_core.hookspecs import BackendSpec, ModelSpec, resolve
 from ume_core.options import LoadOptions, make_options, option_names
 from ume_core.plugins import registry
+from ume_core.signature import Mode
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +44,12 @@ def load(
         CheckpointError: the model cannot be found, or not be loaded by this engine.
         InvalidOption: an unknown engine or option.
     """
+    given = cast("object", options)
+    if given is not None and not isinstance(given, LoadOptions):
+        raise InvalidOption(
+            f"options is a {type(given).__name__}",
+            fix="pass ume_core.LoadOptions(...), or the options by name: load(model, **options)",
+        )
     shared = option_names(LoadOptions)
     own = {name: value for name, value in changes.items() if name not in shared}
     chosen = replace(options or LoadOptions(), **{n: v for n, v in changes.items() if n in shared})
@@ -76,6 +83,15 @@ def load(
             continue
         return _with_more_modes(embedder, able, lambda s: _create(s, location, chosen, own))
     return _create(able[0], location, chosen, own)
+
+
+def engines_with(mode: Mode, model: str | Path | None = None) -> list[str]:
+    """The names of the installed engines that have a mode and, if one is named, load a model."""
+    specs = [s for s in registry().backends.values() if mode in s.modes and s.missing() is None]
+    if model is not None:
+        location, _ = locate(model)
+        specs = [spec for spec in specs if _refusal(spec, location, "auto") is None]
+    return sorted(spec.name for spec in specs)
 
 
 def _with_more_modes(

@@ -18,6 +18,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from ume_core.errors import InvalidOption, did_you_mean
 from ume_core.limits import Limits, Policy
 
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
+
 
 @dataclass(frozen=True)
 class LoadOptions:
@@ -64,6 +67,31 @@ class LoadOptions:
     aligned: bool = False
     policy: Policy = field(default_factory=Policy)
     limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        """Refuse names that no engine knows, and dicts for policies, before anything is loaded.
+
+        Raises:
+            InvalidOption: with what is allowed.
+        """
+        dtype, device = str(self.dtype), str(self.device)
+        if dtype not in DTYPES:
+            name = dtype.removeprefix("torch.")
+            name = {"float": "float32", "half": "float16"}.get(name, name)
+            raise InvalidOption(
+                f"unknown dtype {self.dtype!r}",
+                fix=f"{did_you_mean(name, DTYPES)}use one of: {', '.join(DTYPES)}",
+            )
+        if not _DEVICE.fullmatch(device):
+            raise InvalidOption(
+                f"unknown device {self.device!r}", fix="use auto, cpu, cuda or cuda:N"
+            )
+        for name, kind in (("policy", Policy), ("limits", Limits)):
+            value: object = getattr(self, name)
+            if not isinstance(value, kind):
+                raise InvalidOption(
+                    f"{name} is a {type(value).__name__}", fix=f"pass ume_core.{kind.__name__}(...)"
+                )
 
 
 @dataclass(frozen=True)

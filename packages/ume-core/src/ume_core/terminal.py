@@ -9,6 +9,7 @@ import sys
 _FIXES = {
     errno.ENOSPC: "free space on its disk, or name another place",
     errno.EDQUOT: "free space in your quota, or name another place",
+    errno.EFBIG: "allow larger files: ulimit -f unlimited",
     errno.EROFS: "name a place on a disk that is not read-only",
     errno.EACCES: "change its permissions, or name another place",
     errno.EPERM: "change its permissions, or name another place",

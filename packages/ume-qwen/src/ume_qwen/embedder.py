@@ -135,7 +135,7 @@ class QwenEmbedder(ABC):
         progress: Progress | None = None,
     ) -> EmbeddingResult:
         """See `ume_core.Embedder.embed`. Tolerance between batches: 1e-5 in float32."""
-        mode = require_mode(mode, self.modes, self.name)
+        mode = require_mode(mode, self.modes, self.name, self.checkpoint.directory)
         budget = self.budget(max_new_tokens)
         if sampling is not None and mode == "disc":
             raise InvalidOption("sampling was given in disc mode", fix="use mode='gen' or 'both'")
@@ -166,14 +166,20 @@ class QwenEmbedder(ABC):
         ordered = [outputs[i] for i in range(len(batch))]
         return self.result(ordered, mode, sampling.n if sampling is not None else 1)
 
-    def prepared(self, item: Item, mode: Mode, budget: int) -> RenderedPrompt:
+    def prepared(self, item: Item, mode: Mode, budget: int, scope: str = "") -> RenderedPrompt:
         """An item's prompt; in disc mode up to `<disc_emb>`, as attention is causal.
+
+        Args:
+            item: what to embed.
+            mode: of its vectors.
+            budget: tokens of gen.
+            scope: whose it is: nothing that is remembered of it serves another scope.
 
         Raises:
             UmeError: it is unreadable, forbidden or too large.
         """
         gen = mode != "disc"
-        rendered = self.prepare(item, gen=gen)
+        rendered = self.prepare(item, gen=gen, scope=scope)
         self.check_room(rendered, budget if gen else 0)
         return rendered if gen else rendered.until(rendered.disc_index + 1)
 

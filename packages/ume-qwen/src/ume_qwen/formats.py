@@ -18,6 +18,8 @@ def checkpoint(model: str | Path, device: str) -> str | None:  # noqa: ARG001
     """A checkpoint in the published layout, or a hub id; graphs may stand beside its weights."""
     if is_export(model) and not has_weights_beside(model):
         return "loads checkpoints, not exported graphs"
+    if Path(model).is_file():  # which another engine may load
+        return "loads directories of a checkpoint, not a file"
     if Path(model).exists() or re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
         return None
     return f"finds no checkpoint directory {str(model)!r}, and that is not a hub id"

@@ -116,7 +116,7 @@ def build_pack(
 
     Args:
         cached: keys of the prefixes whose keys and values need not be computed.
-        share: whether equal beginnings are merged.
+        share: whether equal beginnings are merged; within one scope, but for the prefix.
     """
     pack = Pack(prompts, last=[-1] * len(prompts))
     keys = _keys(prompts)
@@ -130,7 +130,10 @@ def build_pack(
         prefix = prompts[group[0]].prefix
         root = _add(pack, group[0], 0, prefix, -1)
         pack.nodes[root].prefix = key
-        _grow(pack, keys, group, prefix, root)
+        # What one scope sends must not make another's answer come sooner.
+        for scope in dict.fromkeys(prompts[number].scope for number in group):
+            same = [number for number in group if prompts[number].scope == scope]
+            _grow(pack, keys, same, prefix, root)
     for node in pack.nodes:
         if node.prefix is None or node.prefix not in cached:
             node.offset = pack.tokens

@@ -9,7 +9,7 @@ item's own bounds or its defaults, then the processor by the bounds in force.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
@@ -59,7 +59,7 @@ class VisualInput:
         grid: (t, h, w) in patches; t counts pairs of frames.
         kind: which placeholder token stands for it.
         seconds_per_grid: seconds between temporal patches (Qwen2.5-VL positions); 0 for images.
-        digest: of all of these; media with equal digests give equal states.
+        digest: of all of these and of the scope; media with equal digests give equal states.
         warnings: what was noticed while it was read, as sentences.
     """
 
@@ -140,20 +140,27 @@ class Patchifier:
         # One table look-up per byte: exact, and cheaper than two float passes over the image.
         self._table = config.table()
 
-    def __call__(self, media: Image | Video) -> VisualInput:
-        """Read, resize and patchify one image or video."""
-        return self.image(media) if isinstance(media, Image) else self.video(media)
+    def __call__(self, media: Image | Video, scope: str = "") -> VisualInput:
+        """Read, resize and patchify one image or video.
 
-    def image(self, image: Image) -> VisualInput:
+        Args:
+            media: the image or video.
+            scope: whose it is; what is remembered of it serves the same scope only.
+        """
+        if isinstance(media, Image):
+            return self.image(media, scope)
+        return _scoped(self.video(media), scope)
+
+    def image(self, image: Image, scope: str = "") -> VisualInput:
         """Patches of one image; those of the same bytes under the same bounds are remembered."""
         source, data = image.source, None
         bounds = (image.min_pixels, image.max_pixels, image.resized_height, image.resized_width)
         if isinstance(source, (str, Path, bytes)):
             data = read_source(source, self.access)
-            return self._remembered(data, bounds, lambda: self._image(image, data))
+            return self._remembered(data, bounds, scope, lambda: self._image(image, data))
         opened = open_picture(image, self.access)
         key = opened.image.tobytes() + repr((opened.image.size, opened.warnings)).encode()
-        return self._remembered(key, bounds, lambda: self._image(image, None, opened))
+        return self._remembered(key, bounds, scope, lambda: self._image(image, None, opened))
 
     def _image(
         self, image: Image, data: bytes | None, opened: Picture | None = None
@@ -177,14 +184,15 @@ class Patchifier:
         return self._visual(np.stack([pixels, pixels]), "image", warnings=warnings)
 
     def _remembered(
-        self, content: bytes, bounds: tuple[int | None, ...], make: Callable[[], VisualInput]
-    ) -> VisualInput:
-        digest = blake2b(repr(bounds).encode(), digest_size=16)
+        self, content: bytes, bounds: tuple[int | None, ...], scope: str,
+        make: Callable[[], VisualInput],
+    ) -> VisualInput:  # fmt: skip
+        digest = blake2b(repr((bounds, scope)).encode(), digest_size=16)
         digest.update(content)
         key = digest.digest()
         found = self._recent.get(key)
         if found is None:
-            found = make()
+            found = _scoped(make(), scope)
             self._recent.put(key, found)
         return found
 
@@ -352,6 +360,31 @@ class Patchifier:
         for channel in range(channels):
             np.take(self._table[channel], bytes_[:, channel], out=out[:, channel])
         return np.reshape(out, (rows, -1))
+
+    def pixels(self, visual: VisualInput) -> npt.NDArray[np.uint8]:
+        """The resized frames that `cut` made patches of: uint8 (T, H, W, 3)."""
+        times, height, width = visual.grid
+        values = np.reshape(visual.patches, (len(visual.patches), len(self._table), -1))
+        bytes_ = np.empty(values.shape, dtype=np.uint8)
+        for channel, row in enumerate(self._table):  # rises, and holds every value
+            bytes_[:, channel] = np.searchsorted(row, values[:, channel])
+        shape = (
+            times, height // MERGE, width // MERGE, MERGE, MERGE,
+            len(self._table), TEMPORAL_PATCH, PATCH, PATCH,
+        )  # fmt: skip
+        # Axes back from `cut`'s to (t, frame, H, mh, ph, W, mw, pw, channel).
+        frames = np.transpose(np.reshape(bytes_, shape), (0, 6, 1, 3, 7, 2, 4, 8, 5))
+        size = (times * TEMPORAL_PATCH, height * PATCH, width * PATCH, len(self._table))
+        return np.reshape(np.ascontiguousarray(frames), size)
+
+
+def _scoped(visual: VisualInput, scope: str) -> VisualInput:
+    """The same under a digest of its scope."""
+    if not scope:
+        return visual
+    digest = blake2b(scope.encode(), digest_size=16)
+    digest.update(visual.digest)
+    return replace(visual, digest=digest.digest())
 
 
 def _check_one_size(frames: list[PILImage.Image]) -> None:

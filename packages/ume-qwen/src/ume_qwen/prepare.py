@@ -61,8 +61,13 @@ class Preparer:
         ):  # a template that cannot work fails now, not at the first item
             self(Item((Text("x"), blank_image())), gen=False)
 
-    def __call__(self, item: Item, *, gen: bool) -> RenderedPrompt:
+    def __call__(self, item: Item, *, gen: bool, scope: str = "") -> RenderedPrompt:
         """Read the item's media and lay out its prompt.
+
+        Args:
+            item: what to embed.
+            gen: whether an answer is generated.
+            scope: whose it is; see `RenderedPrompt.scope`.
 
         Raises:
             UmeError: the item is unreadable, forbidden or too large.
@@ -71,7 +76,7 @@ class Preparer:
         self.renderer.check_text(item)
         blank = 0
         if item.media:
-            media = self._patchify_all(item)
+            media = self._patchify_all(item, scope)
         elif self.conventions.text_only == "blank":
             item = Item((blank_image(), *item.parts), item.instruction)
             media, blank = (self._blank_visual,), 1
@@ -90,14 +95,14 @@ class Preparer:
         noticed += [media_warning(p.text, policy) for p in item.parts if isinstance(p, Text)]
         warnings = [warning for warning in noticed if warning is not None]
         warnings += [warning for visual in media for warning in visual.warnings]
-        return replace(rendered, warnings=tuple(warnings))
+        return replace(rendered, warnings=tuple(warnings), scope=scope)
 
-    def _patchify_all(self, item: Item) -> tuple[VisualInput, ...]:
+    def _patchify_all(self, item: Item, scope: str) -> tuple[VisualInput, ...]:
         """All media of one item, stopping as soon as they cannot fit one prompt."""
         bound, tokens = self.patchify.access.limits.input_tokens, 0
         media: list[VisualInput] = []
         for part in item.media:
-            media.append(self.patchify(part))
+            media.append(self.patchify(part, scope))
             tokens += media[-1].tokens
             if tokens > bound:
                 raise LimitExceeded(

@@ -43,6 +43,9 @@ class RenderedPrompt:
         prefix: tokens before the user's own content, the same in every such prompt.
         prefix_key: digest of the prefix's tokens and media.
         warnings: what was noticed about the item, for its record.
+        scope: whose it is. What caches keep of it, and what packs compute once for several prompts,
+            serves prompts of the same scope only, so that none learns from timing what others
+            asked for; the prefix is everybody's.
     """
 
     ids: npt.NDArray[np.int64]
@@ -53,6 +56,7 @@ class RenderedPrompt:
     prefix: int
     prefix_key: bytes
     warnings: tuple[str, ...] = ()
+    scope: str = ""
 
     @property
     def nbytes(self) -> int:

@@ -27,7 +27,8 @@ class QwenSession(BaseSession[RenderedPrompt]):
     steps: frozenset[Kind] = frozenset({"gen"})
 
     def __init__(self, embedder: QwenEmbedder, bulk_later: float) -> None:
-        super().__init__(embedder.name, embedder.modes, bulk_later)
+        directory = embedder.checkpoint.directory
+        super().__init__(embedder.name, embedder.modes, bulk_later, directory)
         self._embedder = embedder
         self._decoding: Decoding | None = None
 
@@ -35,9 +36,9 @@ class QwenSession(BaseSession[RenderedPrompt]):
         """See `QwenEmbedder.check_process`."""
         self._embedder.check_process()
 
-    def prepare(self, item: Item, how: How) -> RenderedPrompt:
+    def prepare(self, item: Item, how: How, scope: str) -> RenderedPrompt:
         """Its prompt; up to `<disc_emb>` in disc mode: attention is causal."""
-        return self._embedder.prepared(item, how.mode, how.budget)
+        return self._embedder.prepared(item, how.mode, how.budget, scope)
 
     def size(self, prepared: RenderedPrompt) -> int:
         """Bytes of its pixels."""

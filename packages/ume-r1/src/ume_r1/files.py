@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path, PurePath
 
 from ume_core.errors import InvalidItem, MediaError
+from ume_core.fetch import check_bytes
 from ume_core.items import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Image, Item, Text, Video, part_from_path
 from ume_core.limits import Limits
+from ume_core.pdf import INSTALL, SUFFIX, can_draw, count_pages, page_name, split_page
 from ume_r1.output import printable
 
 HEIF_SUFFIXES = frozenset((".heic", ".heif", ".hif"))
@@ -23,7 +26,8 @@ _UNREAD: tuple[tuple[str, str], ...] = (
     (".jxl .jp2 .j2k .psd .xcf .tga .ico", "convert them to JPEG or PNG"),
     (".cr2 .cr3 .nef .arw .dng .orf .rw2 .raf .pef .srw", "export them as JPEG"),
     (".svg .svgz .ai .eps .ps", "render them to PNG"),
-    (".pdf .djvu", "render their pages to PNG, or save their text as .txt"),
+    (SUFFIX, f"{INSTALL}, and run again"),
+    (".djvu", "render their pages to PNG, or save their text as .txt"),
     (
         ".wmv .asf .flv .f4v .3gp .3g2 .ts .mts .m2ts .vob .rm .rmvb .mxf .divx",
         "convert them to MP4 (H.264)",
@@ -66,11 +70,34 @@ def _reads_heif() -> bool:
     return find_spec("pillow_heif") is not None
 
 
-def kind_of(path: PurePath) -> str | None:
-    """`image`, `video` or `text`, told by the suffix; None for a file that is not embedded."""
+@lru_cache(maxsize=1)
+def _reads_pdf() -> bool:
+    return can_draw()
+
+
+def lacks(path: PurePath) -> str | None:
+    """What is missing for this kind of file to be read, which an extra would read."""
     suffix = path.suffix.lower()
     if suffix in HEIF_SUFFIXES and not _reads_heif():
+        return "pillow-heif"
+    return "pypdfium2" if suffix == SUFFIX and not _reads_pdf() else None
+
+
+def kind_of(path: PurePath) -> str | None:
+    """What a file is, told by its suffix.
+
+    Returns:
+        `image`, `video` or `text`; `pdf` for a file whose pages are images; None for a file that
+        is not embedded.
+    """
+    file, page = split_page(str(path))
+    if page is not None:
+        return "image" if kind_of(PurePath(file)) == "pdf" else None
+    suffix = path.suffix.lower()
+    if lacks(path) is not None:
         return None
+    if suffix == SUFFIX:
+        return "pdf"
     if suffix in IMAGE_SUFFIXES:
         return "image"
     if suffix in VIDEO_SUFFIXES:
@@ -78,8 +105,18 @@ def kind_of(path: PurePath) -> str | None:
     return "text" if suffix in TEXT_SUFFIXES else None
 
 
+def pages_of(path: Path, limits: Limits) -> list[str]:
+    """The names of a PDF's pages, each with the file's before it.
+
+    Raises:
+        UmeError: it cannot be read, is encrypted or damaged, or has too many pages.
+    """
+    data = _read(path, lambda size: check_bytes(size, str(path), limits))
+    return [page_name(str(path), n + 1) for n in range(count_pages(data, str(path), limits))]
+
+
 def item_from_file(path: Path, limits: Limits) -> Item:
-    """A picture, clip or text file as an item; pictures and clips are not opened yet.
+    """A picture, page, clip or text file as an item; all but texts are not opened yet.
 
     Raises:
         MediaError: the text file cannot be read, or is not UTF-8.
@@ -92,14 +129,19 @@ def item_from_file(path: Path, limits: Limits) -> Item:
             fix = UNREAD_SUFFIXES.get(path.suffix.lower())
             fix = fix or "give it the suffix of its kind, such as .png, .mp4 or .txt"
             raise InvalidItem(error.cause, fix=fix) from None
+    data = _read(path, lambda size: _check_length(size, str(path), limits))
+    return item_from_bytes(data, "text", str(path), limits)
+
+
+def _read(path: Path, check: Callable[[int], None]) -> bytes:
+    """The bytes of a regular file whose size `check` does not refuse."""
     try:
         if path.exists() and not path.is_file():
-            raise MediaError(f"{path} is not a regular file", fix="name a text file")
-        _check_length(path.stat().st_size, str(path), limits)
-        data = path.read_bytes()
+            raise MediaError(f"{path} is not a regular file", fix="name a file")
+        check(path.stat().st_size)
+        return path.read_bytes()
     except OSError as error:
         raise MediaError(f"cannot read {path}: {error.strerror}", fix="check the path") from error
-    return item_from_bytes(data, "text", str(path), limits)
 
 
 def item_from_bytes(data: bytes, kind: str, name: str, limits: Limits) -> Item:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import glob
 import hashlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ume_core.errors import InvalidItem, InvalidOption
+from ume_core.errors import InvalidItem, InvalidOption, UmeError
 from ume_core.items import Item, Text
 from ume_core.limits import Limits
+from ume_core.pdf import page_name, split_page
 from ume_r1.commands.common import check_file
-from ume_r1.files import item_from_file, kind_of, left_out
+from ume_r1.files import item_from_file, kind_of, left_out, pages_of
 from ume_r1.index.listing import list_folder
 from ume_r1.output import tell
 
@@ -27,7 +28,7 @@ class Entry:
 
     Attributes:
         id: what its row is called.
-        path: the file, as it was named; empty for a text.
+        path: the file, as it was named, or the page of one; empty for a text.
         text: the text; None for a file.
     """
 
@@ -47,7 +48,7 @@ class Entry:
         if self.text is not None:
             return ""
         try:
-            status = Path(self.path).stat()
+            status = Path(split_page(self.path)[0]).stat()
         except OSError:
             return "gone"
         return f"{status.st_size}:{status.st_mtime_ns}"
@@ -83,10 +84,9 @@ def gather(
     entries: list[Entry] = []
     make = ID_FROM[id_from]
     for name in [*named, *([STANDARD_INPUT] if null and STANDARD_INPUT not in named else [])]:
-        if name != STANDARD_INPUT:
-            entries += [Entry(make(path), path) for path in _files(name)]
-        elif null:
-            entries += [Entry(make(path), path) for path in _input().split("\0") if path]
+        if name != STANDARD_INPUT or null:
+            files = _files(name) if name != STANDARD_INPUT else _input().split("\0")
+            entries += [Entry(_id(make, path), path) for path in _with_pages(files) if path]
         else:
             lines = (line.removesuffix("\r") for line in _input().split("\n"))
             entries += [_text(line) for line in lines if line.strip()]
@@ -99,6 +99,20 @@ def gather(
     if id_from != "digest":  # files of one content may share one
         _check_ids(entries)
     return entries
+
+
+def _with_pages(files: Sequence[str]) -> Iterator[str]:
+    """The files, those of several pages page by page."""
+    for file in files:
+        try:
+            yield from pages_of(Path(file), Limits()) if kind_of(Path(file)) == "pdf" else [file]
+        except UmeError:  # said again, with its reason, when it is to be embedded
+            yield file
+
+
+def _id(make: Callable[[str], str], path: str) -> str:
+    file, page = split_page(path)
+    return make(file) if page is None else page_name(make(file), page)
 
 
 def _digest(path: str) -> str:
@@ -127,7 +141,7 @@ def _files(name: str) -> list[str]:
     path = Path(name)
     if path.is_dir():
         return _folder(path)
-    if path.exists() or not glob.has_magic(name):
+    if path.exists() or split_page(name)[1] is not None or not glob.has_magic(name):
         return [name]
     found = [p for p in sorted(glob.glob(name, recursive=True)) if kind_of(Path(p)) is not None]  # noqa: PTH207
     if not found:

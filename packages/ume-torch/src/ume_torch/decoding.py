@@ -75,6 +75,7 @@ class Decoding:
         self._alone = alone
         self._found: dict[int, Generated] = {}
         self._room = 0
+        self._joined = False
 
     @property
     def rows(self) -> list[Row]:
@@ -94,7 +95,9 @@ class Decoding:
     def advance(
         self, on_step: Callable[[Sequence[Row]], None] | None = None
     ) -> list[Generated | tuple[int, LimitExceeded]]:
-        """Let prompts join where there is room, then feed every row one token.
+        """Let prompts join where there is room; if none did, feed every row one token.
+
+        One of the two at a time: a session computes what is due of disc between them.
 
         Args:
             on_step: told the rows that were fed, each with its newest token.
@@ -102,14 +105,17 @@ class Decoding:
         Returns:
             What is done, or cannot be done, by the caller's numbers.
         """
-        done: list[Generated | tuple[int, LimitExceeded]] = []
         if not self._batch.rows:
             self._room = int(free_bytes(self._runner.device) * _KV_SHARE)
-        if self._scheduler.has_room(len(self._batch)):
-            done += self._start()
-        if len(self._batch):
-            done += self._step(on_step)
-        return done
+        if not self._joined and self._scheduler.has_room(len(self._batch)):
+            before = len(self._batch)
+            done = self._start()
+            # The next turn is a step's: prompts that keep coming stop no answer.
+            self._joined = len(self._batch) > before
+            if self._joined or done:
+                return done
+        self._joined = False
+        return self._step(on_step) if len(self._batch) else []
 
     def cancel(self, number: int) -> None:
         """Forget a prompt; its rows are free at once."""

@@ -1,7 +1,8 @@
 """Gen answers kept on disk, by content and signature.
 
-The key covers all that decides an answer: the prompt's tokens and positions, the content of its
-media, the signature, the budget and the sampling. One SQLite file; several processes may share it.
+The key covers all that decides an answer (the prompt's tokens and positions, the content of its
+media, the signature, the budget and the sampling) and the scope that asked. One SQLite file;
+several processes may share it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import warnings
 from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +65,9 @@ class GenCache:
         self, prompt: RenderedPrompt, signature: Signature, budget: int, sampling: Sampling | None
     ) -> bytes:
         """What decides the answer to a prompt."""
-        how = {"budget": budget, "sampling": asdict(sampling) if sampling else None}
+        how: dict[str, Any] = {"budget": budget, "sampling": asdict(sampling) if sampling else None}
+        if prompt.scope:
+            how["scope"] = prompt.scope
         digest = blake2b(json.dumps(how, sort_keys=True).encode(), digest_size=32)
         digest.update(signature.for_mode("gen").digest.encode())
         digest.update(prompt.ids.tobytes())

@@ -43,8 +43,9 @@ def estimate(config: StageConfig, source: FileSource | None, missing: list[str])
 
 def _data_line(config: StageConfig, source: FileSource) -> str:
     bad = f", {len(source.bad)} bad ones left out" if source.bad else ""
+    held = f", {source.aside:,} more held out" if source.aside else ""
     return (
-        f"data: {len(source):,} sound pairs of {len(set(source.names))} data sets{bad}; "
+        f"data: {len(source):,} sound pairs of {len(set(source.names))} data sets{held}{bad}; "
         f"{source.order.batches:,} batches of {source.order.size} a pass, order {config.data.order}"
     )
 

@@ -66,7 +66,7 @@ class Policy(nn.Module):
         self.model = model
         self.pad, self.bf16, self.even = pad, bf16, even
         self._kernels = _BACKENDS[False]
-        if model.is_gradient_checkpointing:
+        if any(getattr(m, "gradient_checkpointing", False) for m in model.modules()):
             model.gradient_checkpointing_enable(
                 {"use_reentrant": False, "context_fn": self._contexts}
             )

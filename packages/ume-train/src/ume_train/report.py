@@ -28,6 +28,12 @@ def write_report(run: Path, stage: str) -> Path:
     names = [n for n in _FIRST if n in names] + [n for n in names if n not in (*_FIRST, "step")]
     plots = {name: curve(name, *_points(rows, name)) for name in names}
     samples = run / "samples.txt"
+    held = read_log(run, "held-out")
+    measured = {
+        f"held-out recall@1, {n}": curve(f"held-out recall@1, {n}", *_points(held, n))
+        for n in ("recall", "disc", "gen")
+        if any(n in row for row in held)
+    }
     page = (
         _environment()
         .get_template("run.html")
@@ -36,7 +42,9 @@ def write_report(run: Path, stage: str) -> Path:
             steps=rows[-1]["step"] if rows else 0,
             hours=sum(float(r.get("seconds", 0)) for r in rows) / 3600,
             last=rows[-1] if rows else {},
-            plots=plots,
+            plots=measured | plots,
+            best=[row for row in held if row["best"]][-1:],
+            warnings=_warnings(run),
             config=(run / "config.yaml").read_text("utf-8"),
             samples=samples.read_text("utf-8")[-6000:] if samples.is_file() else "",
         )
@@ -67,6 +75,16 @@ def curve(name: str, steps: Sequence[int], values: Sequence[float]) -> str:
         figure.savefig(out, format="svg", metadata={"Date": None})
     text = out.getvalue()
     return text[text.index("<svg") :]
+
+
+def _warnings(run: Path) -> list[dict[str, Any]]:
+    """Each kind of warning: its first and last step, how often, and what it said last."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in read_log(run, "warnings"):
+        entry = found.setdefault(row["name"], {"first": row["step"], "count": 0})
+        entry["count"] += 1
+        entry |= {"last": row["step"], "text": row["text"]}
+    return list(found.values())
 
 
 def _points(rows: Sequence[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:

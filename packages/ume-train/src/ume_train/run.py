@@ -5,7 +5,8 @@ that a run that resumes, after Ctrl-C or kill -9, takes the steps of an uninterr
 
 Layout of a run's directory: `config.yaml`; `checkpoints/step-N/`, of accelerate, complete ones
 only; `model/`, a checkpoint of the published layout that every engine loads; `log.jsonl`,
-`log.csv`, `tensorboard/` and `report.html`; `data/`, what is known of the records.
+`log.csv`, `tensorboard/` and `report.html`; `held-out.jsonl` and `best/`, the model that retrieved
+best on held-out pairs; `warnings.jsonl`; `data/`, what is known of the records.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ import shutil
 import signal
 import time
 import types
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,21 +29,26 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
+from pydantic import ValidationError
 from torch import Tensor
 
 from ume_core.errors import InvalidOption
 from ume_train.config.stages import StageConfig
 from ume_train.data.source import media_roots
+from ume_train.evaluation import HeldOut, Pair, keep_best
 from ume_train.forward import Policy
 from ume_train.gather import on_cpu, processes, rank, summed
-from ume_train.logs import Log, Row
+from ume_train.logs import Log, Row, read_log
 from ume_train.models import find_start, has_bf16, load_trained, save_model
 from ume_train.optimizers import make_optimizers, set_rate, share_of_peak
 from ume_train.rendering import Renderings
 from ume_train.report import write_report
 
 # What may change between a run and its resumption.
-_FREE = ("steps", "save_every", "keep", "log_every", "device", "save_dtype")
+_FREE = (
+    "run.steps", "run.save_every", "run.keep", "run.log_every", "run.device", "run.save_dtype",
+    "evaluate.every", "evaluate.mode", "evaluate.new_tokens",
+)  # fmt: skip
 
 
 class Run(ABC):
@@ -51,6 +56,7 @@ class Run(ABC):
 
     Attributes:
         config: what it was told.
+        held_out: pairs that are never trained on, or None.
         out: its directory.
         step: optimizer steps done.
         steps: of the whole run.
@@ -59,14 +65,18 @@ class Run(ABC):
 
     stage: str
 
-    def __init__(self, config: StageConfig, out: Path, steps: int) -> None:
+    def __init__(
+        self, config: StageConfig, out: Path, steps: int, held_out: Sequence[Pair] = ()
+    ) -> None:
         self.config, self.out, self.steps = config, out, steps
+        self._warnings: dict[str, str] = {}
         self.accelerator = Accelerator(cpu=on_cpu(config.run.device))
         if self.accelerator.num_processes != processes():
             raise InvalidOption(
                 f"accelerate knows {self.accelerator.num_processes} processes, torch {processes()}",
                 fix="start with accelerate launch and one of `ume train scale`",
             )
+        self._check_engine()
         self._check_directory()
         with self._first_alone():
             self.checkpoint = find_start(config.model.start, out)
@@ -77,6 +87,9 @@ class Run(ABC):
         self.render = Renderings(
             self.checkpoint, config.model, self.roots(), config.data.max_tokens
         )
+        self.held_out = None
+        if config.evaluate.every and held_out:
+            self.held_out = HeldOut(held_out, config.evaluate, self.render, self.roots(), device)
         self.before_sharding()
         inner = Policy(
             self.trained.model, self.render.tokenizer.special.pad, bf16=self.bf16,
@@ -94,7 +107,7 @@ class Run(ABC):
         if plugin is not None:  # accelerate reads it off a data loader, which there is none of
             plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = config.batch.chunk  # type: ignore[attr-defined]
         self.policy, *self.optimizers = self.accelerator.prepare(inner, *made)
-        self.step = 0
+        self.step, self._model_at = 0, -1
         self._stop = False
         self._resume()
 
@@ -118,7 +131,7 @@ class Run(ABC):
 
     def roots(self) -> tuple[Path, ...]:
         """The directories that media may be read from."""
-        return media_roots(self.config.data.files)
+        return media_roots((*self.config.data.files, *self.config.evaluate.files))
 
     @abstractmethod
     def advance(self) -> Row:
@@ -137,8 +150,7 @@ class Run(ABC):
             for optimizer in self.optimizers:
                 optimizer.step()
         else:
-            warnings.warn(f"step {self.step + 1} left out: its gradients are not finite",
-                          RuntimeWarning, stacklevel=2)  # fmt: skip
+            self.warn("gradients", "gradients are not finite: the step is left out")
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         rate = self.optimizers[0].param_groups[0]["lr"]
@@ -153,6 +165,8 @@ class Run(ABC):
         settings, last = self.config.run, min(until or self.steps, self.steps)
         log = Log(self.out, self.step, self.steps, shown=self.first)
         with self._stoppable():
+            if self.step:
+                self._evaluate(log)  # where it was stopped before that
             while self.step < last:
                 began = time.monotonic()
                 row = self.finish_step(self.advance())
@@ -160,12 +174,14 @@ class Run(ABC):
                 row = {"step": self.step, **row, "seconds": time.monotonic() - began}
                 if self.step % settings.log_every == 0 or self.step == last:
                     log.add({k: _rounded(v) for k, v in row.items()})
-                log.show(self.step, float(row.get("loss", 0.0)))
                 self.after_step(log, row)
+                self._pass_warnings(log)
+                log.show(self.step, float(row.get("loss", 0.0)))
                 stopping = self._all_stop() and self.may_stop
                 due = self.step % settings.save_every == 0 and self.may_stop
                 if due or self.step == last or stopping:
                     self.save()
+                self._evaluate(log)
                 if stopping:
                     break
         log.close()
@@ -176,8 +192,13 @@ class Run(ABC):
     def after_step(self, log: Log, row: Row) -> None:  # noqa: B027 - as above
         """What a stage says of a step besides its row."""
 
+    def warn(self, name: str, text: str) -> None:
+        """Say after this step, on the terminal and in log and report, that something is wrong."""
+        self._warnings[name] = text
+
     def save(self) -> None:
-        """Write the state to go on from, and the model; each in place of the last in one step."""
+        """Write the model, then the state to go on from; each in place of the last in one step."""
+        self._save_model()  # first: a state is never there without its model
         folder = self.out / "checkpoints"
         partial, done = folder / f"step-{self.step:06}.partial", folder / f"step-{self.step:06}"
         if self.first:
@@ -193,6 +214,10 @@ class Run(ABC):
             os.replace(partial, done)
             for old in self._saved()[: -self.config.run.keep]:
                 shutil.rmtree(old)
+        self.accelerator.wait_for_everyone()
+
+    def _save_model(self) -> None:
+        self._model_at = self.step
         state: Any = self.accelerator.get_state_dict(self.policy)
         if self.first:
             named: dict[str, Tensor] = {
@@ -208,6 +233,31 @@ class Run(ABC):
                 self.config.run.save_dtype,
             )  # fmt: skip
         self.accelerator.wait_for_everyone()
+
+    def _evaluate(self, log: Log) -> None:
+        """Measure held-out retrieval where it is due and not known, and keep the best model."""
+        held, every = self.held_out, self.config.evaluate.every
+        due = held is not None and (self.step % every == 0 or self.step == self.steps)
+        if held is None or not due:
+            return
+        known = read_log(self.out, "held-out")
+        done = self.first and any(r["step"] == self.step for r in known)
+        if summed(torch.tensor(float(done), device=self.device)) > 0:
+            return
+        if self._model_at != self.step:
+            self._save_model()
+        found = held.measure(self.out / "model")
+        if not self.first:
+            return
+        # Of equals the later: it has learned more.
+        best = all(found["recall"] >= r["recall"] for r in known)
+        if best:
+            keep_best(self.out / "model", self.out / "best")
+        log.measured({"step": self.step, **found, "best": best})
+
+    def _pass_warnings(self, log: Log) -> None:
+        log.warn(self._warnings, self.step)
+        self._warnings = {}
 
     @property
     def aligns(self) -> bool:
@@ -249,6 +299,16 @@ class Run(ABC):
                     group["peak"] = peak
             self.step = int(json.loads((found[-1] / "step.json").read_text("utf-8"))["step"])
 
+    def _check_engine(self) -> None:
+        """accelerate takes no notice on a CPU of what it cannot spread there."""
+        for name in ("FSDP", "DEEPSPEED"):
+            asked = os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true"
+            if asked and self.accelerator.distributed_type is not DistributedType[name]:
+                raise InvalidOption(
+                    f"accelerate spreads weights with {name} over GPUs alone, and there are none",
+                    fix="start with the configuration `ume train scale ddp`, or torchrun",
+                )
+
     def _check_directory(self) -> None:
         """One configuration a directory: a run that resumes must be the one that began."""
         if not self.first:
@@ -257,7 +317,9 @@ class Run(ABC):
         path, given = self.out / "config.yaml", self.config.model_dump(mode="json")
         if path.is_file() and (self.out / "checkpoints").is_dir():
             before: Any = yaml.safe_load(path.read_text("utf-8"))
-            changed = [k for k in _differing(before, given) if k.removeprefix("run.") not in _FREE]
+            with contextlib.suppress(ValidationError):  # keys that have come since
+                before = type(self.config).model_validate(before).model_dump(mode="json")
+            changed = [k for k in _differing(before, given) if k not in _FREE]
             if changed:
                 raise InvalidOption(
                     f"{self.out} holds a run of another configuration ({', '.join(changed)})",

@@ -11,10 +11,9 @@ from __future__ import annotations
 import json
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,13 +21,15 @@ from torch import Tensor
 from ume_core.errors import InvalidOption
 from ume_train.config.stages import SFTConfig
 from ume_train.data.pairs import PairBatch, PairSource
+from ume_train.evaluation import Pair
 from ume_train.gather import gather, processes, rank, summed
-from ume_train.logs import Row
+from ume_train.logs import Log, Row
 from ume_train.losses import Pairs, contrast, token_weights
 from ume_train.rendering import Sequences
 from ume_train.run import Run
 
 _EASY = 0.99  # in-batch accuracy above which a batch teaches little
+_EASY_STEPS = 50
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class SFT(Run):
         out: the run's directory; a run that is there goes on.
         source: the pairs, as a function of the batch: `step * accumulate + n`.
         steps: optimizer steps.
-        roots: directories that media may be read from, where not those of `config.data.files`.
+        roots: directories that media may be read from, where not those of `config`'s files.
+        held_out: pairs on which `config.evaluate` measures retrieval.
     """
 
     stage = "sft"
@@ -69,9 +71,10 @@ class SFT(Run):
         source: PairSource,
         steps: int,
         roots: tuple[Path, ...] | None = None,
+        held_out: Sequence[Pair] = (),
     ) -> None:
         self._roots = roots
-        super().__init__(config, out, steps)
+        super().__init__(config, out, steps, held_out)
         self.source = source
         share, extra = divmod(config.batch.pairs, processes())
         group = config.loss.ce_pairs
@@ -267,12 +270,13 @@ class SFT(Run):
         finally:
             stop.set()
 
-    def after_step(self, log: Any, row: Row) -> None:
-        """Say once where batches are too easy to teach anything."""
+    def after_step(self, log: Log, row: Row) -> None:  # noqa: ARG002
+        """Warn where batches stay too easy to teach anything."""
         self._easy = self._easy + 1 if row["accuracy_disc"] > _EASY else 0
-        if self._easy == 50:
-            log.text("warnings", "in 50 batches disc found more than 99 % of the pairs: they are "
-                     "too easy; mix data sets less, or make batches larger", self.step)  # fmt: skip
+        if self._easy >= _EASY_STEPS:
+            self.warn("easy", f"for {self._easy} steps disc has found more than 99 % of the pairs "
+                      "in their batch, which teaches little: make batch.pairs larger, or fill "
+                      "batches from one data set each (data.order grouped)")  # fmt: skip
 
 
 def _learned(rows: Sequences, device: torch.device) -> Tensor:

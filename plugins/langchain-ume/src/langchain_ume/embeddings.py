@@ -56,7 +56,7 @@ class UmeEmbeddings(BaseModel, Embeddings):
     def _load(self) -> Self:
         self._embedder = load(self.model, engine=self.engine, **self.load_options)
         for mode in {self.mode, self.query_mode or self.mode}:
-            require_mode(mode, self._embedder.modes, self._embedder.name)
+            require_mode(mode, self._embedder.modes, self._embedder.name, self.model)
         asked = self._embedder.signature(self.query_mode or self.mode)
         asked.check(self._embedder.signature(self.mode))
         return self

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from PIL import Image as PILImage
-
 from ume_core.errors import UmeError
 from ume_core.items import Image, Item
+from ume_core.limits import Limits
+from ume_core.media.isolation import is_boxed
+from ume_core.media.pictures import header_size
 from ume_server.errors import ApiError
 from ume_server.settings import Settings
 from ume_server.wire.ask import Ask
@@ -42,12 +42,13 @@ class Weight:
     video_pixels: int = 0
 
 
-def weigh(items: Sequence[Item | UmeError], video_pixels: int) -> Weight:
+def weigh(items: Sequence[Item | UmeError], limits: Limits) -> Weight:
     """Look at texts and at the headers of media; nothing is decoded.
 
     Args:
         items: the request's.
-        video_pixels: the bound of one video, which it counts as.
+        limits: the bounds of one: a video counts as its bound, and a picture whose header only its
+            own library can read.
     """
     tokens = images = videos = 0
     for item in items:
@@ -57,24 +58,23 @@ def weigh(items: Sequence[Item | UmeError], video_pixels: int) -> Weight:
         tokens += _PROMPT_TOKENS + length // _CHARS_PER_TOKEN
         for part in item.media:
             if isinstance(part, Image):
-                pixels = _pixels(part.source)
+                pixels = _pixels(part.source, limits)
                 images += pixels
                 tokens += min(_MEDIA_TOKENS, pixels // _PIXELS_PER_TOKEN + 1)
             else:
-                videos += video_pixels
+                videos += limits.video_pixels
                 tokens += _VIDEO_TOKENS
     return Weight(len(items), tokens, images, videos)
 
 
-def _pixels(source: object) -> int:
+def _pixels(source: object, limits: Limits) -> int:
     """Of a picture, by its header; 0 where that says nothing: then the item itself is refused."""
     if not isinstance(source, bytes):
         return 0
-    try:
-        with PILImage.open(io.BytesIO(source)) as picture:
-            return picture.width * picture.height
-    except Exception:
-        return 0
+    if is_boxed(source):
+        return limits.image_pixels
+    width, height = header_size(source) or (0, 0)
+    return width * height
 
 
 def check_request(ask: Ask, weight: Weight, settings: Settings) -> None:

@@ -14,19 +14,18 @@ from fastapi.exceptions import HTTPException
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.types import ASGIApp
 
 from ume_core.errors import UmeError
 from ume_core.fetch import Access
-from ume_core.limits import Policy
 from ume_core.session import Session
 from ume_core.signature import Signature
 from ume_server import examples
 from ume_server.errors import ApiError, public
 from ume_server.middleware import Gate
 from ume_server.service import Answered, ClientGone, Service, nearby
-from ume_server.settings import Settings
+from ume_server.settings import SERVER_POLICY, Settings
 from ume_server.wire import cohere, openai, voyage
 from ume_server.wire.ask import Ask, Served, read_json
 from ume_server.wire.parts import PartReader, fetches
@@ -44,7 +43,7 @@ class Api:
         settings = service.settings
         self.service = service
         self._reader = PartReader(
-            Access(Policy.closed(), settings.limits), urls=bool(settings.url_hosts)
+            Access(SERVER_POLICY, settings.limits), urls=bool(settings.url_hosts)
         )
 
     async def embeddings(self, request: Request) -> Response:
@@ -216,7 +215,8 @@ def create_app(
     app.add_api_route("/health", api.health, tags=["server"])
     app.add_api_route("/ready", api.ready, tags=["server"], response_model=None,
                       responses={503: examples.ERROR})  # fmt: skip
-    app.add_api_route("/metrics", api.metrics, tags=["server"], response_model=None)
+    app.add_api_route("/metrics", api.metrics, tags=["server"], response_model=None,
+                      response_class=PlainTextResponse)  # fmt: skip
     app.add_api_route("/v1/models", api.models, tags=["embeddings"])
     for path, call, body in (
         ("/v1/embeddings", api.embeddings, examples.EMBEDDINGS),
@@ -226,9 +226,15 @@ def create_app(
         app.add_api_route(
             path, call, methods=["POST"], tags=["embeddings"], response_model=None,
             openapi_extra={
-                "requestBody": {"required": True, "content": {"application/json": body}}
+                "requestBody": {
+                    "required": True,
+                    "content": {"application/json": examples.named(body, served.names)},
+                }
             },
-            responses=dict.fromkeys(_REFUSALS, examples.ERROR),
+            responses={
+                **dict.fromkeys(_REFUSALS, examples.ERROR),
+                **({200: examples.STREAM} if call == api.embeddings else {}),
+            },
         )  # fmt: skip
     if add is not None:
         add(app, service)

@@ -32,6 +32,10 @@ ERROR: dict[str, Any] = {
     "description": "What is wrong, and the fix",
     "content": {"application/json": {"schema": _ERROR}},
 }
+STREAM: dict[str, Any] = {
+    "description": "The vectors; with `stream`, events `token`, then `embedding`, then `[DONE]`",
+    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+}
 _PART: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -143,3 +147,10 @@ VOYAGE: dict[str, Any] = {
         }
     },
 }  # fmt: skip
+
+
+def named(body: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """A request's description with the names that its model may have."""
+    schema = body["schema"]
+    properties = schema["properties"] | {"model": {"type": "string", "enum": names}}
+    return body | {"schema": schema | {"properties": properties}}

@@ -93,7 +93,7 @@ class Service:
         """
         media = sum(len(item.media) for item in ask.items if isinstance(item, Item))
         size = _SMALL + 1 if media else len(ask.items)  # headers of media are looked at
-        weight = await nearby(size, lambda: weigh(ask.items, self.settings.limits.video_pixels))
+        weight = await nearby(size, lambda: weigh(ask.items, self.settings.limits))
         check_request(ask, weight, self.settings)
         if not ask.record_errors:
             for index, item in enumerate(ask.items):

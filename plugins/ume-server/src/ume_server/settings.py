@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ume_core.limits import Limits
+from ume_core.limits import Limits, Policy
 
 
 @dataclass(frozen=True)
@@ -63,4 +63,7 @@ SERVER_LIMITS = Limits(
     video_seconds=1200.0,
     text_chars=400_000,
     url_seconds=10.0,
+    decode_seconds=30.0,
 )
+# Data in the request itself only, and nothing of it decoded here that could take all others down.
+SERVER_POLICY = Policy(files=False, urls=False, isolate=True)

@@ -27,7 +27,7 @@ def engine_input(prompt: RenderedPrompt, more: Sequence[int]) -> Any:
     """`vllm.inputs.EngineInput` of a prompt and tokens after it."""
     ids = [*prompt.ids.tolist(), *more]
     if not prompt.media:
-        return tokens_input(ids)
+        return tokens_input(ids, cache_salt=prompt.scope or None)
     tensors: dict[str, torch.Tensor] = {}
     fields: dict[str, Any] = {}
     hashes: dict[str, list[str]] = {}
@@ -51,4 +51,4 @@ def engine_input(prompt: RenderedPrompt, more: Sequence[int]) -> Any:
         hashes[kind] = [visual.digest.hex() for visual in media]
         places[kind] = [PlaceholderRange(offset=s, length=v.tokens) for v, s in found]
     items: Any = MultiModalKwargsItems.from_hf_inputs(tensors, fields)
-    return mm_input(ids, items, hashes, places)
+    return mm_input(ids, items, hashes, places, cache_salt=prompt.scope or None)

@@ -18,11 +18,11 @@ import numpy as np
 
 from ume_core.embedder import Sampling
 from ume_core.errors import EngineUnavailable, InvalidOption, LimitExceeded, UmeError
+from ume_qwen.prefilled.decoding import Ticket
+from ume_qwen.prefilled.protocol import Generate, Need, Prefill
 from ume_qwen.render import RenderedPrompt
 from ume_qwen.tokens import SpecialTokens
-from ume_vllm.decoding import Ticket
 from ume_vllm.options import VllmOptions
-from ume_vllm.protocol import Generate, Need, Prefill
 
 if TYPE_CHECKING:
     from vllm import LLMEngine  # pyright: ignore[reportMissingImports]
@@ -224,7 +224,7 @@ class Instance:
 
 
 class Local:
-    """Both instances; see `ume_vllm.decoding.Backend`."""
+    """Both instances; see `ume_qwen.prefilled.decoding.Backend`."""
 
     def __init__(
         self, directory: Path, dtype: str, special: SpecialTokens, options: VllmOptions
@@ -234,9 +234,10 @@ class Local:
         self._states = Instance(directory, dtype, "pooling", options)
 
     def submit(
-        self, prompt: RenderedPrompt, need: Need, sampling: Sampling | None, seed: int
+        self, prompt: RenderedPrompt, need: Need, sampling: Sampling | None, seed: int, live: bool
     ) -> Ticket:
-        """See `Backend`."""
+        """See `Backend`; vLLM's tokens come one by one."""
+        del live
         if isinstance(need, Prefill):
             from vllm import PoolingParams  # pyright: ignore[reportMissingImports]
 

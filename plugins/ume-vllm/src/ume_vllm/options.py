@@ -1,8 +1,9 @@
-"""Options of the vLLM engine alone."""
+"""Options of the vLLM engines alone."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from ume_core.errors import InvalidOption
 
@@ -43,3 +44,39 @@ class VllmOptions:
             raise InvalidOption(f"gpu_memory is {self.gpu_memory}", fix="pass a share up to 1")
         if self.kv_gib is not None and self.kv_gib <= 0:
             raise InvalidOption(f"kv_gib is {self.kv_gib}", fix="pass a positive number")
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Where a running vLLM is.
+
+    Attributes:
+        engine_url: of a `vllm serve MODEL --runner pooling`, without `/v1`.
+        generate_url: of a `vllm serve MODEL`, for gen; empty leaves disc alone.
+        rows: requests that are on their way together.
+        timeout: seconds that one request may take.
+    """
+
+    engine_url: str = ""
+    generate_url: str = ""
+    rows: int = 64
+    timeout: float = 600.0
+
+    def __post_init__(self) -> None:
+        if not self.engine_url:
+            raise InvalidOption(
+                "engine_url is not set", fix="pass the URL of a `vllm serve --runner pooling`"
+            )
+        for name in ("engine_url", "generate_url"):
+            url: str = getattr(self, name)
+            parts = urlsplit(url)
+            if url and (parts.scheme not in ("http", "https") or not parts.hostname):
+                raise InvalidOption(f"{name} is {url!r}", fix="pass http://HOST:PORT")
+            if parts.username or parts.password or parts.query or parts.fragment:
+                raise InvalidOption(
+                    f"{name} holds more than a place", fix="set VLLM_API_KEY for the server's key"
+                )
+        if self.rows < 1:
+            raise InvalidOption(f"rows is {self.rows}", fix="pass a whole number from 1")
+        if not self.timeout > 0:
+            raise InvalidOption(f"timeout is {self.timeout}", fix="pass a positive number")

@@ -19,5 +19,16 @@ def ume_backends() -> list[BackendSpec]:
             can_load="ume_qwen.formats:checkpoint",
             options="ume_vllm.options:VllmOptions",
             priority=5,
-        )
+        ),
+        BackendSpec(
+            name="vllm-server",
+            modes=frozenset({"disc", "gen", "both"}),
+            factory="ume_vllm.engine:create_served",
+            description="a running `vllm serve`, by its URL; disc and gen",
+            requires=("urllib3",),
+            install="pip install 'ume-core[http]'",
+            can_load="ume_qwen.formats:checkpoint",
+            options="ume_vllm.options:ServerOptions",
+            priority=-10,  # by name, or by its option engine_url: it needs one
+        ),
     ]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image as PILImage
 
+import ume_core.media.isolation as isolation
 import ume_core.media.streams as streams
 from ume_core.errors import InvalidItem, LimitExceeded, MediaError, UmeError
 from ume_core.fetch import Access, describe, read_source
@@ -101,9 +102,22 @@ def _decode_file(video: Video, access: Access) -> Frames:
         raise InvalidItem(f"a video cannot be a {type(source).__name__}", fix="see Video")
     name = describe(source)
     data = read_source(source, access)
+    if not access.policy.isolate:
+        return decode_clip(data, video, name, access.limits)
+    options = {field: value for field, value in vars(video).items() if field != "source"}
+    found = isolation.decode("video", data, name, access.limits, options)
+    return Frames(found.images, found.fps, found.warnings)
+
+
+def decode_clip(data: bytes, video: Video, name: str, limits: Limits) -> Frames:
+    """The frames the model sees of a clip's bytes.
+
+    Raises:
+        MediaError, LimitExceeded, InvalidItem: as for `load_video`.
+    """
     streams.import_av()
     with _media_errors(name):
-        return _select_frames(data, video, name, access.limits)
+        return _select_frames(data, video, name, limits)
 
 
 @contextmanager

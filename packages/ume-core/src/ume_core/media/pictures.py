@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 
+import ume_core.media.isolation as isolation
 from ume_core.errors import InvalidItem, LimitExceeded, MediaError, UmeError
 from ume_core.fetch import Access, describe, read_source
 from ume_core.items import Array, Image, MediaSource
@@ -73,13 +74,37 @@ def open_source(
             return _decoded(source, "the PIL image")
     _check_readable(source)
     name = describe(source)
-    image = _opened(read_source(source, access) if data is None else data, name)
+    data = read_source(source, access) if data is None else data
+    if access.policy.isolate and isolation.is_rare(data):
+        found = isolation.decode("image", data, name, access.limits)
+        return Picture(found.images[0], found.warnings)
+    image = _opened(data, name)
     check_pixels(image.size, name, access.limits)
     if draft is not None and image.format in ("JPEG", "MPO"):
         orientation, _ = exif_orientation(image)
         wanted = draft(swapped(image.size, orientation))
         image.draft("RGB", swapped(wanted, orientation))
     return _decoded(image, name)
+
+
+def decode_picture(data: bytes, name: str, limits: Limits) -> Picture:
+    """`open_picture` of a file's bytes, for a process that does nothing else."""
+    image = _opened(data, name)
+    check_pixels(image.size, name, limits)
+    return _decoded(image, name)
+
+
+def header_size(data: bytes) -> tuple[int, int] | None:
+    """(width, height) of an encoded picture, by its header alone; None if it has none."""
+    try:
+        return _opened(data, "the picture").size
+    except UmeError:
+        return None
+
+
+def load_formats() -> None:
+    """Import the readers of all kinds of pictures."""
+    _known_formats()
 
 
 def _check_readable(source: object) -> None:
@@ -113,6 +138,11 @@ def _opened(data: bytes, name: str) -> PILImage.Image:
             if data[4:12] in _HEIF and "HEIF" not in _known_formats():
                 raise MediaError(
                     f"{name} is HEIC, which needs pillow-heif", fix="pip install pillow-heif"
+                ) from error
+            if data.startswith(b"%PDF-"):
+                raise MediaError(
+                    f"{name}: a PDF, whose pages are drawn from files only",
+                    fix="save it, and name a page: Image('doc.pdf#page=1')",
                 ) from error
             raise MediaError(
                 f"{name} is not an image Pillow can read", fix="convert it to PNG or JPEG"

@@ -15,6 +15,7 @@ from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from itertools import count
+from pathlib import Path
 from types import TracebackType
 from typing import Generic, Literal
 
@@ -27,30 +28,44 @@ from ume_core.errors import (
     UmeError,
 )
 from ume_core.forks import call_in_progress
-from ume_core.items import Item, ItemLike, as_item, with_instruction
+from ume_core.items import Item, ItemLike, Video, as_item, with_instruction
+from ume_core.media.isolation import is_rare
 from ume_core.session import LANES, Embedded, Lane, Load, OnToken
-from ume_core.sessions.jobs import How, Job, Line, P, Ticket
+from ume_core.sessions.jobs import How, Job, Line, P, Queue, Ticket
 from ume_core.signature import Mode
 
 Kind = Literal["disc", "gen"]
 KINDS: tuple[Kind, ...] = ("disc", "gen")
 _AHEAD, _AHEAD_BYTES = 256, 256 * 1024 * 1024  # prepared items of a line; whichever comes first
+_SHORT = 2000  # characters
 _OTHERS = 256  # waiting jobs looked at to fill a pack
 
 
 class BaseSession(ABC, Generic[P]):
     """Base of the sessions. `P` is an item as the engine wants it."""
 
-    def __init__(self, name: str, modes: frozenset[Mode], bulk_later: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        modes: frozenset[Mode],
+        bulk_later: float,
+        model: str | Path | None = None,
+    ) -> None:
         """Have threads, which start with the first item.
 
         Args:
             name: the engine's name.
             modes: the modes it has.
             bulk_later: seconds by which bulk lets queries that come after it go first.
+            model: what the engine loaded, for messages.
         """
+        self._model = model
         self._name, self._modes, self._bulk_later = name, modes, bulk_later
-        self._changed = threading.Condition(threading.RLock())
+        # One lock; the thread that computes waits for the one, those that read for the other: to
+        # wake them all for each item would cost more than most items take to read.
+        lock = threading.RLock()
+        self._changed, self._to_read = threading.Condition(lock), threading.Condition(lock)
+        self._wakes = float("inf")  # when the thread that computes looks for deadlines next
         self._lines: dict[Kind, Line[P]] = {k: Line(_AHEAD, _AHEAD_BYTES) for k in KINDS}
         self._inflight: dict[Hashable, Job[P]] = {}
         self._running: dict[int, Job[P]] = {}
@@ -58,17 +73,23 @@ class BaseSession(ABC, Generic[P]):
         self._timed: list[Ticket[P]] = []
         self._numbers, self._shared = count(), 0
         self._closed = False
-        readers = max(2, min(8, os.cpu_count() or 2))
+        # One more than may read what takes long: texts and pictures do not wait for clips.
+        self._slow, self._most_slow = 0, max(2, min(8, os.cpu_count() or 2))
         self._threads = [
             threading.Thread(target=self._read, name="ume-read", daemon=True)
-            for _ in range(readers)
+            for _ in range(self._most_slow + 1)
         ]
         self._threads.append(threading.Thread(target=self._compute, name="ume-run", daemon=True))
         self._began, self._process = False, os.getpid()
 
     @abstractmethod
-    def prepare(self, item: Item, how: How) -> P:
+    def prepare(self, item: Item, how: How, scope: str) -> P:
         """Read an item's media and lay it out. Called by several threads.
+
+        Args:
+            item: what to read.
+            how: what is asked for it.
+            scope: whose it is; what is remembered of it serves the same scope only.
 
         Raises:
             UmeError: the item is bad.
@@ -135,7 +156,7 @@ class BaseSession(ABC, Generic[P]):
         scope: str = "",
     ) -> Future[Embedded]:
         """See `ume_core.session.Session.submit`."""
-        mode = require_mode(mode, self._modes, self._name)
+        mode = require_mode(mode, self._modes, self._name, self._model)
         if sampling is not None and mode == "disc":
             raise InvalidOption("sampling was given in disc mode", fix="use mode='gen' or 'both'")
         if lane not in LANES:
@@ -156,6 +177,12 @@ class BaseSession(ABC, Generic[P]):
             )
         now = time.monotonic()
         future: Future[Embedded] = Future()
+        due = now + (self._bulk_later if lane == "bulk" else 0.0)
+        job = Job[P](next(self._numbers), whole, how, scope, now, due, _reads_slowly(whole))
+        ticket = Ticket[P](future, job, None if deadline is None else now + deadline, on_token)
+        job.tickets.append(ticket)
+        # Here and now, where that is sooner done than handed to a thread.
+        read = self._prepared(job) if lane == "query" and _reads_at_once(whole) else None
         with self._changed:
             if self._closed:
                 raise EngineUnavailable("the session is closed", fix="open another one")
@@ -163,14 +190,15 @@ class BaseSession(ABC, Generic[P]):
                 self._began = True
                 for thread in self._threads:
                     thread.start()
-            due = now + (self._bulk_later if lane == "bulk" else 0.0)
-            job = Job[P](next(self._numbers), whole, how, scope, now, due)
-            ticket = Ticket[P](future, job, None if deadline is None else now + deadline, on_token)
-            job.tickets.append(ticket)
-            self._line(job).unread.put(job)
             if ticket.deadline is not None:
                 self._timed.append(ticket)
-            self._changed.notify_all()
+                if ticket.deadline < self._wakes:
+                    self._changed.notify()
+            if read is None:
+                self._line(job).unread_of(job).put(job)
+                self._to_read.notify()
+            else:
+                self._was_read(job, read)
         future.add_done_callback(lambda done: self._left(ticket) if done.cancelled() else None)
         return future
 
@@ -181,7 +209,9 @@ class BaseSession(ABC, Generic[P]):
             for job in self._running.values():
                 running[_kind(job)] += 1
             waiting: dict[str, int] = {kind: len(self._lines[kind]) for kind in KINDS}
-            reading = sum(line.reading + len(line.unread) for line in self._lines.values())
+            reading = sum(
+                line.reading + len(line.unread) + len(line.slow) for line in self._lines.values()
+            )
             return Load(waiting, running, reading, self._shared)
 
     def close(self, *, drain: bool = True) -> None:
@@ -191,7 +221,7 @@ class BaseSession(ABC, Generic[P]):
             if not drain:
                 for job in self._all():
                     self._finish(job, EngineUnavailable("the session was closed", fix="ask again"))
-            self._changed.notify_all()
+            self._wake()
         if self._began and threading.current_thread() not in self._threads:
             for thread in self._threads:
                 thread.join()
@@ -221,7 +251,7 @@ class BaseSession(ABC, Generic[P]):
             if not len(line.ready):
                 return None
             job = self._take(line)
-            self._changed.notify_all()
+            self._room_to_read()
             return job
 
     def said(self, job: Job[P], sample: int, text: str) -> None:
@@ -255,32 +285,48 @@ class BaseSession(ABC, Generic[P]):
                 while job is None:
                     if self._closed and not any(len(line) for line in self._lines.values()):
                         return
-                    self._changed.wait()
+                    self._to_read.wait()
                     job = self._next_unread()
-            line = self._line(job)
-            try:
-                prepared = self.prepare(job.item, job.how)
-                size, key = self.size(prepared), self.key(prepared, job.how)
-            except Exception as caught:  # so that one bad item cannot take the others down
-                error = as_ume_error(caught)
-                with self._changed:
-                    line.reading -= 1
-                    self._finish(job, error)
-                    self._changed.notify_all()
-                continue
+            read = self._prepared(job)
             with self._changed:
-                line.reading -= 1
-                self._ready(job, prepared, size, None if key is None else (job.scope, key))
-                self._changed.notify_all()
+                self._line(job).reading -= 1
+                self._slow -= job.slow
+                self._was_read(job, read)
+                if job.slow or self._closed:
+                    self._wake()
+
+    def _prepared(self, job: Job[P]) -> tuple[P, int, Hashable] | UmeError:
+        """A job's item as the engine wants it, its bytes and its key; or why there is none."""
+        try:
+            prepared = self.prepare(job.item, job.how, job.scope)
+            return prepared, self.size(prepared), self.key(prepared, job.how)
+        except Exception as caught:  # so that one bad item cannot take the others down
+            return as_ume_error(caught)
+
+    def _was_read(self, job: Job[P], read: tuple[P, int, Hashable] | UmeError) -> None:
+        if isinstance(read, UmeError):
+            self._finish(job, read)
+            return
+        prepared, size, key = read
+        self._ready(job, prepared, size, None if key is None else (job.scope, key))
+        self._changed.notify()
 
     def _next_unread(self) -> Job[P] | None:
         """The item that is due first, of the lines that may be read further ahead."""
-        open_lines = [x for x in self._lines.values() if len(x.unread) and x.has_room]
-        if not open_lines:
+        found: list[tuple[Line[P], Queue[P]]] = []
+        for line in self._lines.values():
+            if line.has_room:
+                found.append((line, line.unread))
+                if self._slow < self._most_slow:
+                    found.append((line, line.slow))
+        found = [(line, queue) for line, queue in found if len(queue)]
+        if not found:
             return None
-        line = min(open_lines, key=lambda x: x.unread.due)
+        line, queue = min(found, key=lambda one: one[1].due)
+        job = queue.pop()
         line.reading += 1
-        return line.unread.pop()
+        self._slow += job.slow
+        return job
 
     def _ready(self, job: Job[P], prepared: P, size: int, key: Hashable) -> None:
         """A job can be computed, or shares what an equal one gets."""
@@ -316,14 +362,16 @@ class BaseSession(ABC, Generic[P]):
                 self._expire()
                 while not self._busy():
                     if self._closed and not any(len(line) for line in self._lines.values()):
-                        self._changed.notify_all()
+                        self._wake()
                         self.end()
                         return
-                    self._changed.wait(self._patience())
+                    patience = self._patience()
+                    self._wakes = float("inf") if patience is None else time.monotonic() + patience
+                    self._changed.wait(patience)
                     self._expire()
                 dropped, self._dropped = self._dropped, []
                 groups = [self._group(kind) for kind in KINDS if kind not in self.steps]
-                self._changed.notify_all()
+                self._room_to_read()
             try:
                 with call_in_progress():
                     self.check()
@@ -392,13 +440,25 @@ class BaseSession(ABC, Generic[P]):
         """Nobody waits for a job any more; what it holds is free, or will be at the next step."""
         job.done = True
         line = self._line(job)
-        line.unread.discard(job)
+        line.unread_of(job).discard(job)
         if job.began is None and job.prepared is not None:
             line.ready.discard(job)
             line.held -= job.size
         if job.key is not None and self._inflight.get(job.key) is job:
             del self._inflight[job.key]
         self._running.pop(job.number, None)
+        if self._closed:
+            self._wake()
+
+    def _wake(self) -> None:
+        """All threads: what is seldom may concern any of them."""
+        self._changed.notify_all()
+        self._to_read.notify_all()
+
+    def _room_to_read(self) -> None:
+        """More may be read ahead of the engine."""
+        if any(len(line.unread) or len(line.slow) for line in self._lines.values()):
+            self._to_read.notify_all()
 
     def _settle(self, ticket: Ticket[P], outcome: Embedded | UmeError) -> None:
         if ticket.deadline is not None:
@@ -418,7 +478,7 @@ class BaseSession(ABC, Generic[P]):
                 with suppress(ValueError):
                     self._timed.remove(ticket)
             self._remove(ticket)
-            self._changed.notify_all()
+            self._wake()
 
     def _remove(self, ticket: Ticket[P]) -> None:
         job = ticket.job
@@ -446,12 +506,30 @@ class BaseSession(ABC, Generic[P]):
         return self._lines[_kind(job)]
 
     def _all(self) -> list[Job[P]]:
-        waiting = [j for x in self._lines.values() for q in (x.unread, x.ready) for j in q]
+        waiting = [j for x in self._lines.values() for q in (x.unread, x.slow, x.ready) for j in q]
         return [*waiting, *self._running.values()]
 
 
 def _kind(job: Job[P]) -> Kind:
     return "disc" if job.how.mode == "disc" else "gen"
+
+
+def _reads_slowly(item: Item) -> bool:
+    """Whether it holds a clip, a picture of a rare kind, or anything that is fetched."""
+    for part in item.media:
+        source = part.source
+        if isinstance(part, Video) and part.frames is None:
+            return True
+        if isinstance(source, bytes) and is_rare(source):
+            return True
+        if isinstance(source, str) and source[:8].lower().startswith(("http:", "https:")):
+            return True
+    return False
+
+
+def _reads_at_once(item: Item) -> bool:
+    """Whether it is a short text."""
+    return not item.media and len(item.text) + len(item.instruction or "") <= _SHORT
 
 
 def _tell(ticket: Ticket[P], sample: int, text: str) -> None:

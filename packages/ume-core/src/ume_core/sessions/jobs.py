@@ -59,6 +59,7 @@ class Job(Generic[P]):
         scope: whose equal items may share it.
         submitted: by `time.monotonic`.
         due: orders the jobs of a line.
+        slow: reading it may take seconds.
         tickets: who waits for it.
         prepared: the item as the engine wants it.
         size: bytes of that.
@@ -74,6 +75,7 @@ class Job(Generic[P]):
     scope: str
     submitted: float
     due: float
+    slow: bool = False
     tickets: list[Ticket[P]] = field(default_factory=list["Ticket[P]"])
     prepared: P | None = None
     size: int = 0
@@ -88,19 +90,25 @@ class Line(Generic[P]):
 
     Attributes:
         unread: jobs whose items are to be prepared.
+        slow: those among them that may take seconds.
         ready: jobs that are to be computed.
         held: bytes of the prepared items, of those being prepared as a guess.
     """
 
     def __init__(self, most_jobs: int, most_bytes: int) -> None:
         self.unread = Queue[P]()
+        self.slow = Queue[P]()
         self.ready = Queue[P]()
         self.held = 0
         self.reading = 0
         self._most_jobs, self._most_bytes = most_jobs, most_bytes
 
     def __len__(self) -> int:
-        return len(self.unread) + len(self.ready) + self.reading
+        return len(self.unread) + len(self.slow) + len(self.ready) + self.reading
+
+    def unread_of(self, job: Job[P]) -> Queue[P]:
+        """Where a job waits to be read."""
+        return self.slow if job.slow else self.unread
 
     @property
     def has_room(self) -> bool:

@@ -25,9 +25,9 @@ class PlainSession(BaseSession[Item]):
         super().__init__(embedder.name, embedder.modes, bulk_later)
         self._embedder = embedder
 
-    def prepare(self, item: Item, how: How) -> Item:
+    def prepare(self, item: Item, how: How, scope: str) -> Item:
         """Nothing: the engine reads items itself."""
-        del how
+        del how, scope
         return item
 
     def size(self, prepared: Item) -> int:

@@ -18,6 +18,7 @@ from ume_core.errors import (
     UmeError,
 )
 from ume_core.items import Image, ItemLike, Text, Video
+from ume_core.plugins import registry
 from ume_core.session import open_session
 from ume_core.signature import Mode
 
@@ -55,11 +56,13 @@ class EmbedderContract:
             return my_engine(...)
     ```
 
+    `registered` is False for an embedder that no `BackendSpec` names.
     `tolerance` is the largest difference between an item's vector alone and in a batch that the
     engine states for its dtype; `temperature` one that the engine takes at which a trained model
     does not say the same thing twice.
     """
 
+    registered: ClassVar[bool] = True
     tolerance: ClassVar[float] = 1e-5
     temperature: ClassVar[float] = 5.0
 
@@ -69,6 +72,16 @@ class EmbedderContract:
 
     def test_fulfils_the_protocol(self, embedder: Embedder) -> None:
         assert isinstance(embedder, Embedder)
+
+    def test_its_name_is_an_engine_that_can_be_asked_for(self, embedder: Embedder) -> None:
+        """Messages, records and `engine=` use it; an embedder of several joins them with `+`."""
+        if not self.registered:
+            pytest.skip("no engine of its own")
+        known = registry().backends
+        for name in embedder.name.split("+"):
+            assert name in known, f"{name!r} is no BackendSpec's name: {', '.join(known)}"
+        modes = frozenset[Mode]().union(*(known[n].modes for n in embedder.name.split("+")))
+        assert embedder.modes <= modes
 
     def test_vectors_are_unit_float32_in_input_order(self, embedder: Embedder) -> None:
         items = mixed_items()

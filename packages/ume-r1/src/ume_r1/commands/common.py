@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ume_core.conventions import CONVENTIONS, FRAME_LISTS, MEDIA_ORDER, TEXT_ONLY
 from ume_core.errors import MediaError
+from ume_core.pdf import split_page
 from ume_core.prompts import PROMPT_ALIASES, PROMPTS
 from ume_core.signature import MODES
 from ume_r1.settings import DEFAULT_MODEL, setting
@@ -119,10 +120,11 @@ def load_from(args: argparse.Namespace, **changes: Any) -> Embedder:
 
 
 def check_file(path: Path) -> None:
-    """Refuse a file that is not there, before a model is loaded for it.
+    """Refuse a file, or page of one, that is not there, before a model is loaded for it.
 
     Raises:
         MediaError: it is not there.
     """
-    if not path.exists():
-        raise MediaError(f"no such file: {path}", fix="check the path")
+    file = split_page(str(path))[0]
+    if not Path(file).exists():
+        raise MediaError(f"no such file: {file}", fix="check the path")

@@ -9,7 +9,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ume_core.errors import InvalidItem, InvalidOption, SignatureMismatch
+from ume_core.fetch import Access
 from ume_core.items import Image, Item, Part, Text, Video
+from ume_core.media import open_image
+from ume_core.pdf import is_pdf
 from ume_core.retrieval import KINDS as KINDS_OF_POLICY
 from ume_core.retrieval import SearchPolicy
 from ume_core.signature import Mode
@@ -37,6 +40,7 @@ def arguments(parser: Parser) -> None:
     parser.examples(
         "ume search my-index a red apple",
         "ume search my-index --image dog.png 'the same in the snow'",
+        "ume search my-index --image 'paper.pdf#page=3' --top 3",
         "ume search my-index a dog --kind image --under holidays --min-score 0.3",
         "ume search my-index a dog --since 2025-06 --until 2025-08 --unique",
         "ume search my-index --like holidays/dog.png",
@@ -48,7 +52,9 @@ def arguments(parser: Parser) -> None:
     parser.add_argument(
         "words", nargs="*", default=[], help="what to look for; quotes are not needed"
     )
-    parser.add_argument("--image", type=Path, help="look for this picture; words may refine it")
+    parser.add_argument(
+        "--image", type=Path, help="look for this picture, or page of a PDF; words may refine it"
+    )
     parser.add_argument("--video", type=Path, help="look for this clip; words may refine it")
     parser.add_argument(
         "--like", metavar="FILE", help="more like this file of the index; loads no model"
@@ -81,7 +87,7 @@ def arguments(parser: Parser) -> None:
     shown = parser.add_mutually_exclusive_group()
     json_argument(shown)
     shown.add_argument(
-        "-0", "--null", action="store_true", help="print paths only, each ended by a NUL"
+        "-0", "--null", action="store_true", help="print files' paths only, each ended by a NUL"
     )
     mode_argument(parser, default=None)
     parser.add_argument(
@@ -144,8 +150,8 @@ def _show(answer: Answer, args: argparse.Namespace) -> None:
         output.print_json({"query": {"mode": mode, **said, **like}, "hits": found})
         return
     if args.null:
-        for hit in hits:
-            _print_bytes(hit.path)
+        for path in dict.fromkeys(hit.path for hit in hits):  # a PDF once, whatever its pages
+            _print_bytes(path)
         return
     if mode != "disc" and args.like is None:
         print(f"thinking: {record.thinking or '-'}\nsummary:  {record.summary or '-'}")
@@ -155,16 +161,16 @@ def _show(answer: Answer, args: argparse.Namespace) -> None:
         summary = f"  ({hit.summary})" if hit.summary and mode != "disc" else ""
         mark = "  [gone]" if hit.gone else ""
         mark += f"  [and {len(hit.duplicates)} like it]" if hit.duplicates else ""
-        print(f"{hit.score:7.3f}  {printable(str(hit.path))}{summary}{mark}")
+        print(f"{hit.score:7.3f}  {printable(hit.place)}{summary}{mark}")
     if not hits:
         output.tell("ume: nothing in the index fits")
 
 
 def _hit(hit: Hit) -> dict[str, Any]:
     return {
-        "score": hit.score, "path": str(hit.path), "name": hit.name, "kind": hit.kind,
-        "date": hit.date, "gone": hit.gone, "thinking": hit.thinking, "summary": hit.summary,
-        "duplicates": list(hit.duplicates),
+        "score": hit.score, "path": str(hit.path), "page": hit.page, "name": hit.name,
+        "kind": hit.kind, "date": hit.date, "gone": hit.gone, "thinking": hit.thinking,
+        "summary": hit.summary, "duplicates": list(hit.duplicates),
     }  # fmt: skip
 
 
@@ -220,6 +226,8 @@ def _query(args: argparse.Namespace) -> Item | None:
     for path in (args.image, args.video):
         if path is not None:
             check_file(path)
+            if is_pdf(str(path)):  # one page of it is named, and can be drawn
+                open_image(Image(path), Access())
     if args.image is not None:
         parts.append(Image(args.image))
     if args.video is not None:

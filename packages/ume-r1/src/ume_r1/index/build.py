@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, field
-from itertools import islice
+from itertools import chain, groupby, islice
 from pathlib import PurePosixPath
 
 from ume_core.embedder import Embedder
@@ -17,11 +17,13 @@ from ume_core.fetch import Access
 from ume_core.items import Image, Item, Video
 from ume_core.limits import Limits
 from ume_core.media import load_video, open_image
+from ume_core.pdf import count_pages, draw_page, split_page
 from ume_r1.files import item_from_bytes, kind_of
 from ume_r1.index.dates import date_of
 from ume_r1.index.disk import absolute
 from ume_r1.index.folders import Folder, FolderLike, folder_at
 from ume_r1.index.listing import EMPTY, Listing
+from ume_r1.index.pages import Pages, by_file, file_of
 from ume_r1.index.reading import Content, Unreadable
 from ume_r1.index.rows import Row
 from ume_r1.index.seen import Seen, Stamp
@@ -51,9 +53,9 @@ class BuildReport:
     """What a run did.
 
     Attributes:
-        embedded: files embedded, those repaired included.
-        unchanged: files whose content was indexed already.
-        moved: files whose content was indexed under another name.
+        embedded: files embedded, those repaired included; each page of a PDF counts.
+        unchanged: files and pages whose content was indexed already.
+        moved: files and pages whose content was indexed under another name.
         removed: rows removed because their files are deleted.
         skipped: path of a file or folder -> why it is not indexed as it is now.
         kept: path of a row -> why it is kept although its file was not found.
@@ -76,6 +78,16 @@ class BuildReport:
     unread: Counter[str] = field(default_factory=Counter[str])
     unsettled: list[str] = field(default_factory=list[str])
     recall: dict[str, float] = field(default_factory=dict[str, float])
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What is to be embedded next, as it was read."""
+
+    item: Item
+    digest: str
+    date: str
+    stamp: Stamp
 
 
 def build_index(
@@ -149,9 +161,13 @@ class _Run:
         self._model, self._max_new_tokens, self._progress = model, max_new_tokens, progress
         self._embedder: Embedder | None = None
         self._before = writer.known.copy()
+        self._there: Shelf[tuple[()]] = Shelf()  # what the folder holds, by the names of rows
+        self._total = len(listing.files)
         self._replaced: set[str] = set()  # rows whose files certainly have another content now
         self._done = 0
         self._written = self._committed = time.monotonic()
+        self._chunk: dict[str, _Held] = {}
+        self._chunk_bytes = 0
         self._waiting: list[tuple[Row, Stamp]] = []  # embedded and not stored yet
 
     def update(self, prune: bool, settle: float) -> None:
@@ -168,34 +184,63 @@ class _Run:
     def _compare(self, settle: float) -> Shelf[_Fresh]:
         """Find the files whose content is not what their rows hold."""
         fresh: Shelf[_Fresh] = Shelf("kind", "digest", "size", "mtime_ns", "ctime_ns")
-        # Without rows there is nothing to compare: files are read once, to be embedded. So are new
-        # files that are costly to read.
-        reads = len(self._before) > 0
-        for path in self._listing.files:
-            kind = kind_of(PurePosixPath(path)) or ""
+        pages = by_file(chain(self._before, (path for path, _ in self.seen.digests())))
+        for file in self._listing.files:
+            kind = kind_of(PurePosixPath(file)) or ""
+            known = pages.get(file, [file])
             try:
-                stamp = self._folder.stamp(path)
-                digest = self.seen.unchanged(path, stamp)
-                if settle and digest is None and stamp.is_younger(settle):
-                    self.report.unsettled.append(path)
+                stamp = self._folder.stamp(file)
+                digests = (self.seen.unchanged(row, stamp) for row in known)
+                seen = next((digest for digest in digests if digest is not None), None)
+                if settle and seen is None and stamp.is_younger(settle):
+                    self.report.unsettled.append(file)
+                    self._there.extend((row, ()) for row in known)
                     self._advance()
                     continue
-                if digest is None and reads and (self._folder.near or path in self._before):
-                    digest, stamp = self._folder.digest(path)
+                if kind == "pdf":
+                    kind = "image"
+                    rows, stamp = self._pages(file, seen, stamp)
+                    self._total += len(rows) - 1
+                else:
+                    rows, stamp = self._content(file, seen, stamp)
             except Unreadable as error:
-                self._skip(path, error)
+                self._skip(file, error, known)
                 continue
-            if digest is not None and self._writer.known.get(path) == (kind, digest):
-                self.seen.put(path, digest, stamp)
-                self.report.unchanged += 1
-                self._advance()
-            else:
-                fresh[path] = (kind, digest, *astuple(stamp))
+            for path, digest in rows.items():
+                self._there[path] = ()
+                if digest is not None and self._writer.known.get(path) == (kind, digest):
+                    self.seen.put(path, digest, stamp)
+                    self.report.unchanged += 1
+                    self._advance()
+                else:
+                    fresh[path] = (kind, digest, *astuple(stamp))
         for path, _ in self.seen.digests():
-            lost = path not in self._before and path not in self._listing.files
-            if lost and self._listing.unsure(path):
+            lost = path not in self._before and path not in self._there
+            if lost and self._listing.unsure(file_of(path)):
                 self.report.skipped[path] = "its row was damaged, and it cannot be found to repair"
         return fresh
+
+    def _content(
+        self, file: str, seen: str | None, stamp: Stamp
+    ) -> tuple[Mapping[str, str | None], Stamp]:
+        """The one row that a file has: name -> digest."""
+        # Without rows there is nothing to compare: files are read once, to be embedded. So are new
+        # files that are costly to read.
+        if seen is None and len(self._before) and (self._folder.near or file in self._before):
+            seen, stamp = self._folder.digest(file)
+        return {file: seen}, stamp
+
+    def _pages(
+        self, file: str, seen: str | None, stamp: Stamp
+    ) -> tuple[Mapping[str, str | None], Stamp]:
+        """The rows that a PDF has, a page each: name -> digest; `seen` is that of one of them."""
+        if seen is not None:
+            return Pages.of(seen).rows(file), stamp
+        for _, content in self._folder.contents([file]):
+            if isinstance(content, Unreadable):
+                raise content
+            return _pages_of(content).rows(file), content.stamp
+        raise Unreadable("it is not there")
 
     def _copy(self, fresh: Shelf[_Fresh]) -> Shelf[tuple[str]]:
         """Rows of content that is indexed under another name.
@@ -233,32 +278,52 @@ class _Run:
         self._advance(len(paths))
 
     def _embed(self, fresh: Shelf[_Fresh], copied: Shelf[tuple[str]]) -> None:
-        chunk: dict[str, tuple[Content, Item]] = {}
-        held = 0
         left = (path for path in fresh if path not in copied)
-        for path, content in self._folder.contents(left):
-            kind, digest, *_ = fresh[path]
-            if isinstance(content, Unreadable):
-                self._skip(path, content)
-                continue
-            if digest is None and self._copy_late(path, kind, content, copied):
-                continue
+        waiting: deque[list[str]] = deque()
+
+        def files() -> Iterator[str]:
+            for file, paths in groupby(left, file_of):
+                waiting.append(list(paths))
+                yield file
+
+        for file, content in self._folder.contents(files()):
+            paths = waiting.popleft()
             try:
-                item = item_from_bytes(content.data, kind, path, Limits())
-                self._refuse_early(item)
-            except UmeError as error:
-                self._skip(path, Unreadable(_reason(str(error)), replaced=True))
+                if isinstance(content, Unreadable):
+                    raise content
+                is_pdf = kind_of(PurePosixPath(file)) == "pdf"
+                pages = _pages_of(content) if is_pdf else None
+            except Unreadable as error:
+                for path in paths:
+                    self._skip(path, error)
                 continue
-            if chunk and held + len(content.data) > _CHUNK_BYTES:
-                self._commit(chunk)
-                held = 0
-            chunk[path] = content, item
-            held += len(content.data)
-            if len(chunk) == _CHUNK[self._index.description.mode]:
-                self._commit(chunk)
-                held = 0
-        self._commit(chunk)
+            for path in paths:
+                kind, digest, *_ = fresh[path]
+                if digest is not None or not self._copy_late(path, kind, content, copied):
+                    self._take(path, kind, content, pages)
+        self._commit()
         self.store()
+
+    def _take(self, path: str, kind: str, content: Content, pages: Pages | None) -> None:
+        """Put a file or page into the chunk that is embedded next."""
+        _, page = split_page(path)
+        data, digest = content.data, content.digest
+        try:
+            if pages is not None and page is not None:
+                data = draw_page(content.data, page, "it", Limits())
+                digest = pages.digest(page)
+            item = item_from_bytes(data, kind, path, Limits())
+            self._refuse_early(item)
+        except UmeError as error:
+            self._skip(path, Unreadable(_reason(str(error)), replaced=True))
+            return
+        if self._chunk and self._chunk_bytes + len(data) > _CHUNK_BYTES:
+            self._commit()
+        date = date_of(kind, data, content.stamp.mtime_ns)
+        self._chunk[path] = _Held(item, digest, date, content.stamp)
+        self._chunk_bytes += len(data)
+        if len(self._chunk) == _CHUNK[self._index.description.mode]:
+            self._commit()
 
     def _copy_late(self, path: str, kind: str, content: Content, copied: Shelf[tuple[str]]) -> bool:
         """Copy the row of a content that turned out to be indexed when it was read."""
@@ -289,42 +354,40 @@ class _Run:
             elif isinstance(part, Video):
                 load_video(part, Access())
 
-    def _commit(self, chunk: dict[str, tuple[Content, Item]]) -> None:
-        """Embed and store these files, and empty the chunk."""
+    def _commit(self) -> None:
+        """Embed these files, and store them when it is time."""
+        chunk, self._chunk, self._chunk_bytes = self._chunk, {}, 0
         if not chunk:
             return
         mode = self._index.description.mode
         result = self._load().embed(
-            [item for _, item in chunk.values()],
+            [held.item for held in chunk.values()],
             mode=mode,
             max_new_tokens=self._max_new_tokens,
             on_error="record",
         )
-        rows: list[Row] = []
-        for i, (path, record) in enumerate(zip(chunk, result.records, strict=True)):
+        done = 0
+        for i, ((path, held), record) in enumerate(zip(chunk.items(), result.records, strict=True)):
             if record.status == "failed":
                 reason = _reason(record.reason or "it cannot be embedded")
                 self._skip(path, Unreadable(reason, replaced=True))
                 continue
-            content, item = chunk[path]
-            rows.append(
-                Row(
-                    path=path,
-                    digest=content.digest,
-                    kind=item.modality,
-                    date=date_of(item.modality, content.data, content.stamp.mtime_ns),
-                    status=record.status,
-                    thinking=record.thinking,
-                    summary=record.summary,
-                    disc=None if result.disc is None else result.disc[i],
-                    gen=None if result.gen is None else result.gen[i],
-                )
+            row = Row(
+                path=path,
+                digest=held.digest,
+                kind=held.item.modality,
+                date=held.date,
+                status=record.status,
+                thinking=record.thinking,
+                summary=record.summary,
+                disc=None if result.disc is None else result.disc[i],
+                gen=None if result.gen is None else result.gen[i],
             )
-        self._waiting += [(row, chunk[row.path][0].stamp) for row in rows]
-        chunk.clear()
+            self._waiting.append((row, held.stamp))
+            done += 1
         if len(self._waiting) >= PAGE or time.monotonic() - self._committed >= _COMMIT_SECONDS:
             self.store()
-        self._advance(len(rows))
+        self._advance(done)
 
     def store(self) -> None:
         """Store the rows that wait: in few commits where a model is quick, lest those grow."""
@@ -354,9 +417,9 @@ class _Run:
         lost: list[str] = []
         moved: list[str] = []
         for path in self._before:
-            if path in self._listing.files:
-                continue
-            unsure = self._listing.unsure(path)
+            if path in self._there or path in self._replaced or path in self.report.kept:
+                continue  # its file is there
+            unsure = self._listing.unsure(file_of(path))
             if unsure is None or (prune and unsure[1] == EMPTY):
                 (lost if copied.find(source=path) is None else moved).append(path)
             else:
@@ -370,18 +433,26 @@ class _Run:
         self.report.removed = len(set(lost) - self._replaced)
         self._writer.remove(sorted({*lost, *moved}))
 
-    def _skip(self, path: str, error: Unreadable) -> None:
+    def _skip(self, path: str, error: Unreadable, rows: Sequence[str] | None = None) -> None:
+        """Leave out a file or page; `rows` are those of a whole file, if it has others than one."""
         self.report.skipped[path if path.isprintable() else ascii(path)[1:-1]] = error.reason
-        if path in self._before:
-            if error.replaced:
-                self._replaced.add(path)
-            else:
-                self.report.kept[path] = f"{path}: {error.reason}"
+        for row in rows or [path]:
+            if row in self._before and error.replaced:
+                self._replaced.add(row)
+            elif row in self._before:
+                self.report.kept[row] = f"{path}: {error.reason}"
         self._advance()
 
     def _advance(self, files: int = 1) -> None:
         self._done += files
-        self._progress(self._done, len(self._listing.files))
+        self._progress(self._done, self._total)
+
+
+def _pages_of(content: Content) -> Pages:
+    try:
+        return Pages(content.digest, count_pages(content.data, "it", Limits()))
+    except UmeError as error:
+        raise Unreadable(str(error), replaced=True) from error
 
 
 def _reason(text: str) -> str:

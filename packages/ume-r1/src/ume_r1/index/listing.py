@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from ume_core.errors import InvalidOption
-from ume_r1.files import kind_of
+from ume_r1.files import kind_of, lacks
 from ume_r1.index.shelf import Shelf
 
 
@@ -27,6 +27,7 @@ class Listing:
         empty: those of `folders` that hold nothing visible.
         unlisted: directory -> why it could not be read; what is below it is unknown.
         unread: suffix -> count of the files of kinds that are not embedded.
+        lacking: file -> the package that is missing to read it; they are counted in `unread` too.
     """
 
     files: Shelf[tuple[()]] = field(default_factory=lambda: Shelf[tuple[()]]())
@@ -34,6 +35,7 @@ class Listing:
     empty: set[str] = field(default_factory=set[str])
     unlisted: dict[str, str] = field(default_factory=dict[str, str])
     unread: Counter[str] = field(default_factory=Counter[str])
+    lacking: dict[str, str] = field(default_factory=dict[str, str])
 
     def unsure(self, name: str) -> tuple[str, str] | None:
         """Why nobody can say that the file `name`, which was not found, is deleted.
@@ -42,6 +44,8 @@ class Listing:
             (directory, reason), or None where there is evidence. The reason of an empty directory
             is `EMPTY`.
         """
+        if name in self.lacking:
+            return name, f"{self.lacking[name]} is not installed, which reads it"
         parts = PurePosixPath(name).parts
         for depth in range(len(parts)):
             directory = "/".join(parts[:depth])
@@ -102,6 +106,9 @@ def sort_in(name: str, found: Listing) -> bool:
         found.files[name] = ()
         return True
     found.unread[PurePosixPath(name).suffix.lower() or "no suffix"] += 1
+    package = lacks(PurePosixPath(name))
+    if package is not None:
+        found.lacking[name] = package
     return False
 
 

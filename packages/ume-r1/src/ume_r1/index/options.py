@@ -111,7 +111,7 @@ class Asked:
         """The model's name in a form that means the same from every working directory."""
         name = self.model or default
         location, alias = locate(name)
-        if alias is None and Path(location).is_dir():
+        if alias is None and Path(location).exists():  # a directory, or what a foreign engine loads
             return str(Path(location).resolve())
         return name
 
@@ -141,7 +141,7 @@ def _surely_other(asked: str, stored: str) -> bool:
     (here, alias), (there, stored_alias) = locate(asked), locate(stored)
     if str(here) == str(there):
         return False
-    a_directory = alias is None and Path(here).is_dir()
-    was_a_directory = stored_alias is None and Path(stored).is_absolute()
-    # A directory is cheap to look at. What would be downloaded must be known to fit first.
-    return not a_directory and not (was_a_directory and Path(here).is_dir())
+    is_here = alias is None and Path(here).exists()
+    was_here = stored_alias is None and Path(stored).is_absolute()
+    # What is on the disk is cheap to look at. What would be downloaded must be known to fit first.
+    return not is_here and not (was_here and Path(here).exists())

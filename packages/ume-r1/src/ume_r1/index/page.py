@@ -21,6 +21,7 @@ from ume_core.fetch import Access
 from ume_core.items import Image, Item, Text, Video
 from ume_core.limits import Policy
 from ume_core.media import Frames, load_video, open_image
+from ume_core.pdf import page_name, split_page
 from ume_core.results import Record
 from ume_r1.files import item_from_file
 from ume_r1.index.store import Hit, Index
@@ -111,15 +112,18 @@ def _link(hit: Hit, path: Path, folder: Path, page: Path) -> str:
     """The file's address from the page, unless it would name directories outside the folder."""
     parts = Path(os.path.relpath(path, page.resolve().parent)).parts
     down = [part for part in parts if part != ".."]
-    inside = [folder.name, *hit.name.split("/")]
-    return quote("/".join(parts)) if down == inside[-len(down) :] else ""
+    inside = [folder.name, *split_page(hit.name)[0].split("/")]
+    if down != inside[-len(down) :]:
+        return ""
+    link = quote("/".join(parts))
+    return link if hit.page is None else page_name(link, hit.page)
 
 
 def _shown(hit: Hit, path: Path, folder: Path) -> _Media:
     access = Access(Policy(roots=(folder,), urls=False))
     try:
         if hit.kind == "image":
-            return preview(Image(path), access)
+            return preview(Image(hit.place), access)
         if hit.kind == "video":
             return preview(Video(path), access)
         text = item_from_file(path, access.limits).text  # bounded, regular, UTF-8

@@ -20,11 +20,12 @@ _CHECK_BYTES = 8  # a damaged row passes once in 2**64
 
 @dataclass(frozen=True)
 class Row:
-    """One indexed file.
+    """One indexed file, or page of one.
 
     Attributes:
-        path: relative to the indexed folder, `/` between its parts.
-        digest: SHA-256 of the bytes that were embedded, hexadecimal.
+        path: relative to the indexed folder, `/` between its parts; of a PDF's page, with
+            `#page=3` behind it.
+        digest: SHA-256 of the bytes that were embedded, hexadecimal; a page's: see `pages`.
         kind: `image`, `video` or `text`.
         date: see `dates.date_of`.
         status: `ok` or `forced` (see `ume_core.results.Record`).

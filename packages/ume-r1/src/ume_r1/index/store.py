@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from ume_core.embedder import Embedder
 from ume_core.errors import InvalidOption
+from ume_core.pdf import page_name, split_page
 from ume_core.results import Vectors
 from ume_core.signature import Signature
 from ume_r1.index import description as about_file
@@ -29,6 +30,7 @@ from ume_r1.index.disk import entries, is_local, remove, temporary
 from ume_r1.index.errors import DamagedIndex, disk_error
 from ume_r1.index.folders import Folder, FolderLike, directory_at, folder_at, is_uri
 from ume_r1.index.options import Asked
+from ume_r1.index.pages import content_of, file_of
 from ume_r1.index.reading import Unreadable
 from ume_r1.index.rows import Narrow, vector_columns
 from ume_r1.index.seal import damaged_files
@@ -51,7 +53,7 @@ class Hit:
 
     Attributes:
         path: the file, where the indexed folder is now; its URI if that is on an object store.
-        name: its path in the folder, `/` between the parts.
+        name: its path in the folder, `/` between the parts; of a PDF's page, with `#page=3`.
         kind: `image`, `video` or `text`.
         score: cosine similarity.
         thinking, summary: what gen wrote when it was indexed; empty in disc mode.
@@ -67,6 +69,16 @@ class Hit:
     summary: str
     date: str = ""
     duplicates: tuple[str, ...] = ()
+
+    @property
+    def page(self) -> int | None:
+        """The page, counted from 1, if it is one of a PDF."""
+        return split_page(self.name)[1]
+
+    @property
+    def place(self) -> str:
+        """The path, with the page behind it if it is one: what `Image` and `--image` take."""
+        return str(self.path) if self.page is None else page_name(str(self.path), self.page)
 
     @property
     def gone(self) -> bool:
@@ -299,7 +311,8 @@ class Index:
 
         def hit(row: dict[str, Any]) -> Hit:
             name = row["path"]
-            place = folder / name if isinstance(folder, Path) else f"{folder}/{name}"
+            file = file_of(name)
+            place = folder / file if isinstance(folder, Path) else f"{folder}/{file}"
             texts = {key: row[key] for key in ("thinking", "summary", "date")}
             return Hit(
                 place, name, row["kind"], row["score"], duplicates=row["duplicates"], **texts
@@ -322,7 +335,7 @@ class Index:
             rows: Mapping[str, str] = {path: digest for path, (_, digest) in self._sample()}
         except DamagedIndex:  # which is repaired when it knows its folder
             rows = dict(islice(seen.Seen(self.directory).digests(), _SAMPLE))
-        same = sum(_digest(place, path) == digest for path, digest in rows.items())
+        same = sum(_digest(place, file_of(p)) == content_of(digest) for p, digest in rows.items())
         # Where the old folder may still be there, only an exact copy of it is no mistake.
         sure = not is_uri(old) and not is_there(Path(old))
         enough = len(rows) // 2 + 1 if sure else len(rows)

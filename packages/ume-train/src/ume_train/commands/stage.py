@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ume_core.errors import InvalidOption
 from ume_train.config.load import PRESETS, Stage, read_config
 from ume_train.config.stages import GRPOConfig, SFTConfig, StageConfig
+from ume_train.logs import best_line
 
 if TYPE_CHECKING:
     from ume_train.data.source import FileSource
+    from ume_train.evaluation import Pair
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,13 +43,16 @@ def run(stage: Stage, args: argparse.Namespace) -> int:
     with _turns(config.run.device):
         config = with_drawn(stage, config, out)
         source = open_source(stage, config, out)
+        held_out = held_out_pairs(config, source, out)
     steps = count_steps(config, source)
-    trainer = _trainer(config, out, source, steps)
+    trainer = _trainer(config, out, source, steps, held_out)
     if trainer.first:
         print(_opening(config, source, trainer.step, steps, out), file=sys.stderr)
     done = trainer.train(args.until)
     if trainer.first:
         if done:
+            if trainer.held_out is not None:
+                print(f"{best_line(out)}: {out / 'best'}", file=sys.stderr)
             print(out / "model")
         else:
             print(f"stopped at step {trainer.step:,} and saved; the same command goes on",
@@ -72,9 +78,11 @@ def open_source(stage: Stage, config: StageConfig, out: Path) -> FileSource:
     """The records, checked."""
     from ume_train.data.source import FileSource
 
+    aside = config.evaluate.every and not config.evaluate.files
     source = FileSource(
         config.data, size=pairs_of(config), seed=config.run.seed, answers=stage == "sft",
         work=out / "data", frame_pixels=config.model.video_frame_pixels,
+        held_out=config.evaluate.pairs if aside else 0,
         progress=lambda text: print(text, file=sys.stderr, flush=True),
     )  # fmt: skip
     if source.bad:
@@ -86,6 +94,23 @@ def open_source(stage: Stage, config: StageConfig, out: Path) -> FileSource:
             file=sys.stderr,
         )
     return source
+
+
+def held_out_pairs(config: StageConfig, source: FileSource, out: Path) -> Sequence[Pair]:
+    """The pairs on which retrieval is measured."""
+    from ume_train.data.source import FileSource
+
+    settings = config.evaluate
+    if not settings.every:
+        return ()
+    if not settings.files:
+        return source.held_out()
+    data = config.data.model_copy(update={"files": settings.files, "order": "shuffled"})
+    held = FileSource(
+        data, size=1, seed=config.run.seed, answers=False, work=out / "data",
+        frame_pixels=config.model.video_frame_pixels,
+    )  # fmt: skip
+    return [held.pair(int(held.order.rows(n)[0])) for n in range(min(settings.pairs, len(held)))]
 
 
 def pairs_of(config: StageConfig) -> int:
@@ -105,11 +130,13 @@ def count_steps(config: StageConfig, source: FileSource) -> int:
     return max(1, int(config.run.epochs * source.order.batches / accumulate)) * updates
 
 
-def _trainer(config: StageConfig, out: Path, source: FileSource, steps: int) -> Any:
+def _trainer(
+    config: StageConfig, out: Path, source: FileSource, steps: int, held_out: Sequence[Pair]
+) -> Any:
     if isinstance(config, SFTConfig):
         from ume_train.sft import SFT
 
-        return SFT(config, out, source, steps)
+        return SFT(config, out, source, steps, held_out=held_out)
     from ume_train.grpo.trainer import GRPO
 
     assert isinstance(config, GRPOConfig)
@@ -120,14 +147,15 @@ def _trainer(config: StageConfig, out: Path, source: FileSource, steps: int) -> 
             f"there is no {start}, which this run starts from",
             fix=f"ume train sft {name} makes it; or --set model.start=DIRECTORY",
         )
-    return GRPO(config, out, source, steps)
+    return GRPO(config, out, source, steps, held_out=held_out)
 
 
 def _opening(config: StageConfig, source: FileSource, step: int, steps: int, out: Path) -> str:
     at = f"goes on at step {step:,}" if step else f"from {config.model.start}"
+    held = f" and {source.aside:,} held out" if source.aside else ""
     return (
-        f"{len(source):,} pairs of {len(set(source.names))} data sets, {steps:,} steps, {at}; "
-        f"run: {out}"
+        f"{len(source):,} pairs of {len(set(source.names))} data sets{held}, {steps:,} steps, "
+        f"{at}; run: {out}"
     )
 
 

@@ -59,7 +59,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(_S, "gradient_accumulation_steps", "4", "batch.accumulate", 4, "negatives stay 256"),
     Flag(_S, "max_pixels", "2359296", "model.max_pixels", 2_359_296),
     Flag(_S, "min_pixels", "768", "model.min_pixels", 768),
-    Flag(_S, "eval_strategy", "no", note="nothing is evaluated while training; ume eval does"),
+    Flag(_S, "eval_strategy", "no", "evaluate.every", 0, "recommended-2b measures held-out pairs"),
     Flag(_S, "save_strategy", "steps", note="checkpoints are always by steps"),
     Flag(_S, "save_steps", "500", "run.save_every", 500),
     Flag(_S, "save_total_limit", "10", "run.keep", 10),

@@ -155,3 +155,22 @@ class RunSection(Section):
     seed: int = Field(default=42, ge=0)
     device: Literal["auto", "cpu"] = "auto"
     save_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+
+
+class EvaluateSection(Section):
+    """Retrieval on pairs that are never trained on; the best model is kept in `best/`.
+
+    Attributes:
+        every: steps between measurements, the last step included; 0 measures nothing.
+        pairs: how many, drawn from `files`; where there are none, set aside from the data.
+        files: records that are held out. All processes must see them, and the run's directory.
+        mode: whose recall is measured: `disc`, `gen`, for which answers are generated as at
+            inference, or `both`. The best model has the highest mean of them.
+        new_tokens: most tokens of an answer; null takes the engine's limit.
+    """
+
+    every: int = Field(default=0, ge=0)
+    pairs: int = Field(default=256, ge=2)
+    files: tuple[DataFile, ...] = ()
+    mode: Literal["disc", "gen", "both"] = "both"
+    new_tokens: int | None = Field(default=None, ge=1)

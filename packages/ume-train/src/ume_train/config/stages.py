@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from ume_train.config.sections import (
     DataSection,
+    EvaluateSection,
     ModelSection,
     OptimizerSection,
     RunSection,
@@ -22,6 +23,7 @@ class StageConfig(Section):
     data: DataSection
     optimizer: OptimizerSection
     run: RunSection
+    evaluate: EvaluateSection = EvaluateSection()
 
     @model_validator(mode="after")
     def _has_data(self) -> StageConfig:
@@ -122,6 +124,8 @@ class Rollouts(Section):
         new_tokens: most tokens of one.
         temperature, top_k, top_p: as of `ume_core.Sampling`. Log-probabilities are the full
             softmax's at temperature 1, so other values train off-policy.
+        length_alarm: warn when a step's mean length is more than this factor above or below the
+            first step's.
     """
 
     generations: int = Field(default=8, ge=2)
@@ -129,6 +133,7 @@ class Rollouts(Section):
     temperature: float = Field(default=1.0, gt=0)
     top_k: int = Field(default=0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
+    length_alarm: float = Field(default=2.0, gt=1)
 
 
 class Reward(Section):

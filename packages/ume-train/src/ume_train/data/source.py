@@ -60,6 +60,7 @@ class FileSource:
         answers: bool,
         work: Path,
         frame_pixels: int | None = None,
+        held_out: int = 0,
         progress: Callable[[str], None] = lambda text: None,
     ) -> None:
         """Read every file once.
@@ -71,6 +72,7 @@ class FileSource:
             answers: whether every side needs an answer to learn.
             work: directory that keeps what the pass found, for a run that resumes.
             frame_pixels: most pixels of a video's frame.
+            held_out: pairs set aside, drawn from all rows, that no batch has.
             progress: is told what is being read.
 
         Raises:
@@ -89,23 +91,28 @@ class FileSource:
             names += found.names
             weights += [file.weight] * len(found.names)
         self.names = names
-        self._files = np.concatenate([np.full(len(s.starts), n) for n, s in enumerate(scans)])
-        self._starts = np.concatenate([s.starts for s in scans])
-        self._bytes = np.concatenate([s.bytes_ for s in scans])
-        self._numbers = np.concatenate([s.numbers for s in scans])
-        self._datasets = np.concatenate(codes)
+        files = np.concatenate([np.full(len(s.starts), n) for n, s in enumerate(scans)])
+        rows = _aside_last(len(files), held_out, seed)
+        self._trained = len(rows) - held_out
+        self._files = files[rows]
+        self._starts = np.concatenate([s.starts for s in scans])[rows]
+        self._bytes = np.concatenate([s.bytes_ for s in scans])[rows]
+        self._numbers = np.concatenate([s.numbers for s in scans])[rows]
+        self._datasets = np.concatenate(codes)[rows]
+        own = slice(self._trained)
         self.order = Order(
-            self._datasets, np.array(weights), self._bytes, size, data.order, data.buckets, seed
-        )
+            self._datasets[own], np.array(weights), self._bytes[own], size, data.order,
+            data.buckets, seed,
+        )  # fmt: skip
         if not self.order.batches:
-            sizes = Counter(self.names[d] for d in self._datasets.tolist())
+            sizes = Counter(self.names[d] for d in self._datasets[own].tolist())
             raise InvalidOption(
                 f"no data set has the {size} pairs of a batch ({dict(sizes)})",
                 fix="lower the pairs of a batch, or mix data sets: data.order shuffled",
             )
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return self._trained
 
     @property
     def mean_bytes(self) -> float:
@@ -129,10 +136,19 @@ class FileSource:
             dataset=sets.pop() if len(sets) == 1 else "mixed",
         )  # fmt: skip
 
+    @property
+    def aside(self) -> int:
+        """How many pairs are set aside."""
+        return len(self._starts) - self._trained
+
+    def held_out(self) -> list[tuple[Example, Example]]:
+        """The pairs set aside."""
+        return [self.pair(row) for row in range(self._trained, len(self._starts))]
+
     def in_groups(self, size: int) -> Iterator[tuple[str, list[int]]]:
         """All rows once, of one data set together, at most `size` at a time, with its name."""
         for number, name in enumerate(self.names):
-            rows = np.flatnonzero(self._datasets == number).tolist()
+            rows = np.flatnonzero(self._datasets[: self._trained] == number).tolist()
             for start in range(0, len(rows), size):
                 yield name, rows[start : start + size]
 
@@ -167,6 +183,17 @@ class FileSource:
                 f"{len(self.bad)} records are bad (all in {listing}):\n  {shown}{more}\n",
                 fix="mend them, or leave them out with --set data.bad_records=skip",
             )
+
+
+def _aside_last(rows: int, held_out: int, seed: int) -> Ints:
+    """All rows, those that are held out last, in the files' order otherwise."""
+    if held_out > rows // 2:
+        raise InvalidOption(
+            f"{held_out} of {rows} pairs are to be held out", fix="lower evaluate.pairs"
+        )
+    aside = np.zeros(rows, dtype=bool)
+    aside[np.random.default_rng((seed, 2)).permutation(rows)[:held_out]] = True
+    return np.concatenate([np.flatnonzero(~aside), np.flatnonzero(aside)])
 
 
 def _scanned(

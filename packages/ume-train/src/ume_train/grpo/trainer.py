@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import warnings
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +24,13 @@ from torch import Tensor
 from ume_core.errors import InvalidOption
 from ume_train.config.stages import GRPOConfig
 from ume_train.data.pairs import PairSource
+from ume_train.evaluation import Pair
 from ume_train.forward import Policy
 from ume_train.gather import gather, processes, rank, summed
 from ume_train.grpo.loss import policy_loss
 from ume_train.grpo.rewards import advantages, embedding_reward, format_reward
 from ume_train.grpo.rollouts import Engine, Rollout, sequences
-from ume_train.logs import Log, Row
+from ume_train.logs import Log, Row, read_log
 from ume_train.rendering import Sequences
 from ume_train.run import Run
 
@@ -66,7 +67,8 @@ class GRPO(Run):
         out: the run's directory; a run that is there goes on.
         source: the pairs, as a function of the batch.
         steps: optimizer steps.
-        roots: directories that media may be read from, where not those of `config.data.files`.
+        roots: directories that media may be read from, where not those of `config`'s files.
+        held_out: pairs on which `config.evaluate` measures retrieval.
     """
 
     stage = "grpo"
@@ -79,9 +81,10 @@ class GRPO(Run):
         source: PairSource,
         steps: int,
         roots: tuple[Path, ...] | None = None,
+        held_out: Sequence[Pair] = (),
     ) -> None:
         self._roots = roots
-        super().__init__(config, out, steps)
+        super().__init__(config, out, steps, held_out)
         if config.batch.pairs_per_reward % processes():
             raise InvalidOption(
                 f"batch.pairs_per_reward ({config.batch.pairs_per_reward}) cannot be shared by "
@@ -90,6 +93,7 @@ class GRPO(Run):
             )
         self.source = source
         self._kept: list[Rollouts] = []
+        self._length: float | None = None  # of the run's first answers
 
     def roots(self) -> tuple[Path, ...]:
         """See `Run.roots`."""
@@ -237,11 +241,6 @@ class GRPO(Run):
             tokens = tokens + mask.sum()
         every = float(summed(tokens.float())) or 1.0
         mean_kl = float(summed(kl)) / every
-        if mean_kl > config.loss.kl_alarm:
-            warnings.warn(
-                f"step {self.step + 1}: the KL divergence to the start is {mean_kl:.2f} a token",
-                RuntimeWarning, stacklevel=2,
-            )  # fmt: skip
         return {
             **group.row, "loss": self.total(loss), "kl": mean_kl,
             "clip_share": float(summed(clipped.float())) / every,
@@ -271,8 +270,9 @@ class GRPO(Run):
             for name, value in means.items()
         }  # fmt: skip
 
-    def after_step(self, log: Log, row: Row) -> None:  # noqa: ARG002
-        """A few answers as text, best and worst of a group, with their rewards."""
+    def after_step(self, log: Log, row: Row) -> None:
+        """Alarms; and a few answers as text, best and worst of a group, with their rewards."""
+        self._alarm(row)
         if (self.step - 1) % _SAMPLES_EVERY or not self._kept:
             return
         group, size = self._kept[0], self.config.rollouts.generations
@@ -283,6 +283,18 @@ class GRPO(Run):
                           min(range(size), key=rewards.__getitem__)):  # fmt: skip
                 shown.append(f"{rewards[place]:+.3f}  {group.texts[first + place]}")
         log.text("samples", "\n".join(shown), self.step)
+
+    def _alarm(self, row: Row) -> None:
+        """Warn where the policy leaves its start: KL, and answers much longer or shorter."""
+        if row["kl"] > self.config.loss.kl_alarm:
+            self.warn("KL", f"the KL divergence to the start is {row['kl']:.2f} a token: lower "
+                      "optimizer.lr, or raise loss.beta")  # fmt: skip
+        if self._length is None:
+            self._length = float((read_log(self.out) or [row])[0]["length"])
+        first, factor = self._length, self.config.rollouts.length_alarm
+        if not first / factor <= row["length"] <= first * factor:
+            self.warn("length", f"answers have {row['length']:.0f} tokens, and had {first:.0f} at "
+                      "first: read samples.txt")  # fmt: skip
 
     def _chunks(self, rows: int) -> list[list[int]]:
         size = self.config.batch.chunk

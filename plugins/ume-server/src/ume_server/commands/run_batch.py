@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from hashlib import blake2b
+from io import RawIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from ume_core.errors import InvalidItem, InvalidOption, UmeError
 from ume_core.fetch import Access
 from ume_core.items import Item
-from ume_core.limits import Policy
 from ume_core.session import Embedded, Session, open_session
 from ume_core.signature import MODES
 from ume_r1.commands.common import model_arguments, named_engine, named_model, options_from
@@ -30,7 +30,7 @@ from ume_r1.commands.progress import progress_bar
 from ume_r1.loading import load
 from ume_server.admission import check_request, weigh
 from ume_server.errors import ApiError, public
-from ume_server.settings import Settings
+from ume_server.settings import SERVER_POLICY, Settings
 from ume_server.wire.ask import Ask, Served, read_json
 from ume_server.wire.openai import embeddings_answer, read_embeddings
 from ume_server.wire.parts import PartReader
@@ -51,24 +51,32 @@ def run(args: argparse.Namespace) -> int:
     """Answer every request; 1 if one failed."""
     if not args.file.is_file():
         raise InvalidOption(f"{args.file} is no file", fix="name a .jsonl file")
+    if args.out.exists() and not args.out.is_file():
+        raise InvalidOption(f"{args.out} is no file that can be gone on with", fix="name a file")
     if not args.out.resolve().parent.is_dir():
         raise InvalidOption(f"no folder {args.out.resolve().parent}", fix="create it first")
     done = _repair(args.out)
     lines = _count(args.file)
     model = load(
-        named_model(args), engine=named_engine(args), policy=Policy.closed(),
+        named_model(args), engine=named_engine(args), policy=SERVER_POLICY,
         **options_from(args),
     )  # fmt: skip
     name = args.served_name or model.signature("disc").model
     served = Served(name, tuple(m for m in MODES if m in model.modes), model.dimensions)
     failed = 0
-    with open_session(model) as session, args.out.open("ab") as out:
+    with open_session(model) as session, args.out.open("ab", buffering=0) as out:
         batch = _Batch(session, served, Settings(items=100_000, tokens=1 << 40))
         with progress_bar("batch") as bar:
             task = bar.add_task("", total=lines)
             known = len(done)
             for written, status in batch.answers(_requests(args.file, done)):
-                _append(out, written)
+                try:
+                    _append(out, written)
+                except OSError as error:
+                    raise OSError(
+                        error.errno, f"{error.strerror}: {known} of {lines} answers are in "
+                        f"{args.out}, where the same command goes on"
+                    ) from error  # fmt: skip
                 failed += status != 200
                 known += 1
                 bar.update(task, completed=known)
@@ -91,7 +99,7 @@ class _Batch:
 
     def __init__(self, session: Session, served: Served, settings: Settings) -> None:
         self._session, self._served, self._settings = session, served, settings
-        self._reader = PartReader(Access(Policy.closed(), settings.limits), urls=False)
+        self._reader = PartReader(Access(SERVER_POLICY, settings.limits), urls=False)
 
     def answers(
         self, requests: Iterator[tuple[str, dict[str, Any] | ApiError]]
@@ -120,7 +128,7 @@ class _Batch:
         ask = read_embeddings(body, self._served, self._reader)
         if ask.stream:
             raise ApiError(400, "a batch has no streams. Fix: leave it out", "invalid_field")
-        check_request(ask, weigh(ask.items, self._settings.limits.video_pixels), self._settings)
+        check_request(ask, weigh(ask.items, self._settings.limits), self._settings)
         return _Open(custom_id, ask, [self._submit(ask, item) for item in ask.items])
 
     def _submit(self, ask: Ask, item: Item | UmeError) -> Future[Embedded] | UmeError:
@@ -226,8 +234,11 @@ def _count(path: Path) -> int:
         return sum(bool(line.strip()) for line in lines)
 
 
-def _append(out: BinaryIO, line: dict[str, Any]) -> None:
-    """On disk when this returns."""
-    out.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
-    out.flush()
+def _append(out: RawIOBase, line: dict[str, Any]) -> None:
+    """On disk when this returns; where it fails, a part may be, which `_repair` takes away."""
+    left = memoryview(
+        json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+    )
+    while left:
+        left = left[out.write(left) or 0 :]
     os.fsync(out.fileno())

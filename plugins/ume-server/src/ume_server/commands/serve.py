@@ -6,13 +6,13 @@ import argparse
 import logging
 import socket
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
 from ume_core.embedder import Embedder
 from ume_core.errors import InvalidOption
-from ume_core.limits import Policy
 from ume_core.session import open_session
 from ume_core.signature import MODES
 from ume_r1.commands.common import model_arguments, named_engine, named_model, options_from
@@ -21,7 +21,7 @@ from ume_r1.settings import DEFAULT_MODEL
 from ume_server.app import create_app
 from ume_server.search.routes import SearchPage
 from ume_server.server import bind, serve
-from ume_server.settings import SERVER_LIMITS, Settings
+from ume_server.settings import SERVER_LIMITS, SERVER_POLICY, Settings
 from ume_server.wire.ask import Served
 
 # Requests are read while a thread computes: they wait for the interpreter no longer than this.
@@ -84,14 +84,16 @@ def run(args: argparse.Namespace) -> int:
             add=page.add if page is not None else None,
         )
         sys.setswitchinterval(_SWITCH_SECONDS)
-        _announce(sock, settings, served, page=page is not None)
+        with suppress(OSError):  # a full disk behind standard output stops no server
+            _announce(sock, settings, served, page=page is not None)
         serve(app, service, session, sock)
     return 0
 
 
 def _load(args: argparse.Namespace, settings: Settings) -> tuple[Embedder, SearchPage | None]:
     """The model, and the page if an index is served: then the model is the index's."""
-    policy = Policy(files=False, urls=bool(settings.url_hosts), hosts=settings.url_hosts or None)
+    hosts = settings.url_hosts
+    policy = replace(SERVER_POLICY, urls=bool(hosts), hosts=hosts or None)
     options = options_from(args) | {"policy": policy, "limits": settings.limits}
     if args.index is None:
         model = args.served or named_model(args)

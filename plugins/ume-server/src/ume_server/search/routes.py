@@ -17,9 +17,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from ume_core.embedder import Embedder
 from ume_core.errors import InvalidOption, UmeError
-from ume_core.fetch import Access
+from ume_core.fetch import Access, read_source
 from ume_core.items import Item, Part
-from ume_core.limits import Policy
 from ume_core.results import Vectors
 from ume_core.retrieval import KINDS, Kind, SearchPolicy, fused, margin
 from ume_core.session import Embedded
@@ -31,6 +30,7 @@ from ume_server.admission import Weight
 from ume_server.errors import ApiError, public
 from ume_server.search.thumbnails import Thumbnails
 from ume_server.service import Service
+from ume_server.settings import SERVER_POLICY
 from ume_server.wire.ask import Ask, Fields, read_json
 from ume_server.wire.parts import PartReader
 
@@ -92,7 +92,7 @@ class SearchPage:
         """Add the page's routes to a server's."""
         self._service = service
         self._limits = service.settings.limits
-        self._reader = PartReader(Access(Policy.closed(), self._limits), urls=False)
+        self._reader = PartReader(Access(SERVER_POLICY, self._limits), urls=False)
         folder = self.index.folder
         # Of a folder on an object store there are no pictures: a page causes no fetch.
         roots = (folder,) if isinstance(folder, Path) else ()
@@ -114,7 +114,8 @@ class SearchPage:
         folders = sorted({p.rpartition("/")[0] for p in known} - {""})
         about = self.index.description
         return JSONResponse({
-            "items": len(known), "folder": PurePosixPath(self.index.folder).name, "folders": folders[:500],
+            "items": len(known), "folders": folders[:500],
+            "folder": PurePosixPath(self.index.folder).name,
             "kinds": sorted({kind for kind, _ in known.values()}),
             "modes": ["disc", "gen", "fused"] if about.mode == "both" else [about.mode],
             "model": self._service.served.name,
@@ -250,7 +251,10 @@ class SearchPage:
         like = fields.text("like")
         if like is not None:
             path, kind = self._file(like)
-            data = path.read_bytes() if path.stat().st_size <= self._limits.file_bytes else b""
+            try:
+                data = read_source(path, self._thumbnails.access)
+            except UmeError:  # its message names the file's place on this machine
+                raise InvalidOption("the file cannot be read any more", fix="search anew") from None
             return item_from_bytes(data, kind, "the file", self._limits)
         parts: list[Part] = []
         for name in ("image", "video"):
@@ -264,7 +268,7 @@ class SearchPage:
         return Item(tuple(parts))
 
     def _file(self, name: str) -> tuple[Path, str]:
-        """A file of the index; only names that stand in it are files."""
+        """A file or page of the index; only names that stand in it are."""
         if name not in self._known:
             self._known = self.index.known()
         if name not in self._known:

@@ -53,7 +53,7 @@ class UmeEmbedding(MultiModalEmbedding):
             raise InvalidOption(f"unknown argument {unknown[0]!r}", fix=f"use: {own}")
         super().__init__(**fields)
         self._embedder = load(self.model_name, engine=self.engine, **self.load_options)
-        require_mode(self.mode, self._embedder.modes, self._embedder.name)
+        require_mode(self.mode, self._embedder.modes, self._embedder.name, self.model_name)
 
     @classmethod
     def class_name(cls) -> str:

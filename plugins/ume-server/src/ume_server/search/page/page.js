@@ -154,6 +154,9 @@ function shown(hit) {
     const text = document.createElement("div");
     text.className = "text";
     text.textContent = hit.gone ? "This file is not there any more." : hit.text;
+    text.tabIndex = 0; // it scrolls, so the keyboard must reach it
+    text.setAttribute("role", "region");
+    text.setAttribute("aria-label", hit.name);
     return text;
   }
   const image = document.createElement("img");

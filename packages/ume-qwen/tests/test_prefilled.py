@@ -1,4 +1,4 @@
-"""Every way an answer can end, on an engine with vLLM's semantics; vLLM is not needed."""
+"""Every way an answer can end, on engines that keep no states, or that of the last token fed."""
 
 from __future__ import annotations
 
@@ -12,32 +12,25 @@ import pytest
 from safetensors.numpy import save_file
 
 import ume_nano
-from ume_core import (
-    CheckpointError,
-    InvalidOption,
-    LimitExceeded,
-    LoadOptions,
-    Sampling,
-    UmeError,
-)
+from ume_core import CheckpointError, LimitExceeded, LoadOptions, Sampling, UmeError
 from ume_core.items import as_item
 from ume_core.session import open_session
 from ume_core.testing.contract import mixed_items
+from ume_qwen.checkpoint import find_checkpoint
+from ume_qwen.prefilled.decoding import Ticket
+from ume_qwen.prefilled.embedder import PrefilledEmbedder, find_whole
+from ume_qwen.prefilled.protocol import Answered, Generate, Generated, Need, Prefill, answer
 from ume_qwen.render import RenderedPrompt
 from ume_qwen.thinking import StopRules
 from ume_qwen.tokens import SpecialTokens
-from ume_vllm.decoding import Ticket
-from ume_vllm.engine import VllmEmbedder
-from ume_vllm.options import VllmOptions
-from ume_vllm.protocol import Answered, Generate, Need, Prefill, answer
 
 GEN, END, PAD = 100, 101, 102
 SPECIAL = SpecialTokens(disc=99, gen=GEN, image=98, video=97, end=END, pad=PAD)
 
 
 class Fed:
-    """vLLM's semantics: tokens come until one stops them or the budget ends, that one included;
-    states are of tokens that were fed, so only a prompt's last one can be asked for."""
+    """Tokens come until one stops them or the budget ends, that one included; states are of tokens
+    that were fed, so only a prompt's last one can be asked for."""
 
     def __init__(self, *parts: Sequence[int]) -> None:
         self._parts = [list(part) for part in parts]
@@ -47,13 +40,28 @@ class Fed:
         self.needs.append(need)
         if isinstance(need, Prefill):
             return np.array(need.ids, dtype=np.float32)
+        return Generated(tuple(self.written(need, self._parts.pop(0), (GEN, END, PAD))))
+
+    def written(self, need: Generate, script: list[int], stops: tuple[int, ...]) -> list[int]:
         found: list[int] = []
-        for token in self._parts.pop(0):
-            if len(found) < need.budget:
-                found.append(token)
-            if token in (GEN, END, PAD):
+        for token in script[: need.budget]:
+            found.append(token)
+            if token in stops:
                 break
-        return found[: need.budget]
+        return found
+
+
+class FedWithStates(Fed):
+    """The same, writing on behind `<gen_emb>`, and one token more than the budget; with the state
+    of the last token that was fed."""
+
+    def __call__(self, need: Need) -> Any:
+        if isinstance(need, Prefill):
+            return super().__call__(need)
+        self.needs.append(need)
+        more = Generate(need.ids, need.budget + 1)
+        ids = self.written(more, self._parts.pop(0), (END, PAD))
+        return Generated(tuple(ids), np.array([*need.ids, *ids[:-1]], dtype=np.float32))
 
 
 def run(engine: Callable[[Need], Any], rules: StopRules, beginning: Sequence[int] = ()) -> Answered:
@@ -90,9 +98,36 @@ def test_an_answer_ends_once_and_its_state_is_that_of_its_own_token(
     assert found.state.tolist() == ids  # of prompt and answer, fed up to <gen_emb>
 
 
+@pytest.mark.parametrize(
+    ("tokens", "ids", "forced", "once"),
+    [
+        ([1, 2, GEN, END], [1, 2, GEN], None, True),
+        ([GEN, PAD], [GEN], None, True),
+        ([1, 2, 3, 4, GEN, END], [1, 2, 3, 4, GEN], None, True),  # the last one allowed
+        ([1, 2, 3, 4, GEN, 6, 7], [1, 2, 3, 4, GEN], None, True),  # whatever follows it
+        ([1, GEN, 2, END], [1, GEN], None, False),  # text after it
+        ([1, GEN, GEN, END], [1, GEN], None, False),  # several: the first counts
+        ([1, GEN, 2, GEN, END], [1, GEN], None, False),
+        ([1, 2, 3, 4, 5, GEN], [1, 2, 3, 4, 5, GEN], "no <gen_emb> within 5 tokens", False),
+        ([1, 2, END], [1, 2, GEN], "the model ended its answer without <gen_emb>", False),
+        ([END], [GEN], "the model ended its answer without <gen_emb>", False),
+        ([1, END], [1, GEN], "the model ended its answer without <gen_emb>", False),
+    ],
+    ids=str,
+)
+def test_a_state_that_came_along_is_taken_where_it_is_gen_embs_own(
+    tokens: list[int], ids: list[int], forced: str | None, once: bool
+) -> None:
+    engine = FedWithStates(tokens)
+    found = run(engine, StopRules(SPECIAL, 5))
+    assert (list(found.ids), found.forced, found.given) == (ids, forced, 0)
+    assert engine.needs == [Generate((), 5), Prefill(tuple(ids))][: 1 if once else 2]
+    assert found.state.tolist() == ids
+
+
 def test_an_engine_that_does_not_stop_where_it_should_changes_nothing() -> None:
     def eager(need: Need) -> Any:
-        return [1, GEN, 2, 3] if isinstance(need, Generate) else np.array(need.ids)
+        return Generated((1, GEN, 2, 3)) if isinstance(need, Generate) else np.array(need.ids)
 
     assert run(eager, StopRules(SPECIAL, 5)).ids == (1, GEN)
 
@@ -137,10 +172,11 @@ def bounded(done: bool = False, budget: int = 6) -> StopRules:
 def test_the_thinkings_budget(
     rules: StopRules, parts: Any, ids: list[int], given: int, needs: list[Generate]
 ) -> None:
-    engine = Fed(*parts)
-    found = run(engine, rules)
-    assert (list(found.ids), found.given) == (ids, given)
-    assert engine.needs[:-1] == needs
+    for engine in (Fed(*parts), FedWithStates(*([*part, 77] for part in parts))):
+        found = run(engine, rules)
+        assert (list(found.ids), found.given) == (ids, given)
+        assert [n for n in engine.needs if isinstance(n, Generate)] == needs
+        assert found.state.tolist() == ids
 
 
 def test_an_answer_cut_off_for_no_reason_is_an_error() -> None:
@@ -148,8 +184,8 @@ def test_an_answer_cut_off_for_no_reason_is_an_error() -> None:
         run(Fed([1, 2]), StopRules(SPECIAL, 5))
 
 
-class FakeVllm:
-    """A backend with vLLM's semantics, a token a step; the answers are scripted.
+class Scripted:
+    """A backend with `Fed`'s semantics, a token a step; the answers are scripted.
 
     A request's tokens depend on its prompt and seed alone; a state is a function of what was fed.
     """
@@ -165,6 +201,7 @@ class FakeVllm:
         need: Need,
         sampling: Sampling | None,  # noqa: ARG002
         seed: int,
+        live: bool,  # noqa: ARG002
     ) -> Ticket:
         ticket = Ticket()
         fed = [*prompt.ids.tolist(), *need.ids]
@@ -200,18 +237,22 @@ class FakeVllm:
 TEXT = "<think>A dog.</think><answer>dog"
 
 
-def fake(script: Callable[[int], list[int]] | None = None, **options: Any) -> Any:
-    engine: Any = VllmEmbedder(
-        ume_nano.path(), LoadOptions(**options), backend=FakeVllm(lambda seed: [], SPECIAL)
-    )
-    tokenizer = engine.prepare.tokenizer
-    usual = [*tokenizer.encode_trusted(TEXT), tokenizer.special.gen]
-    engine.backend = FakeVllm(script or (lambda seed: usual), tokenizer.special)
-    return engine
+class Plain(PrefilledEmbedder):
+    """ume-nano on a scripted backend."""
+
+    name = "plain"
+
+    def __init__(self, script: Callable[[int], list[int]] | None = None, **options: Any) -> None:
+        checkpoint, loaded = find_checkpoint(ume_nano.path()), LoadOptions(**options)
+        super().__init__(checkpoint, loaded, dtype="float32", weights="scripted")
+        tokenizer = self.prepare.tokenizer
+        usual = [*tokenizer.encode_trusted(TEXT), tokenizer.special.gen]
+        self.backend: Any = Scripted(script or (lambda seed: usual), tokenizer.special)
+        self.rows = 64
 
 
 def test_the_engine_needs_no_state_of_a_token_that_was_not_fed() -> None:
-    engine = fake()
+    engine = Plain()
     result = engine.embed(mixed_items(), mode="both", max_new_tokens=64)
     assert {r.samples[0].text for r in result.records} == {TEXT + "<gen_emb>"}
     assert {(r.status, r.thinking, r.summary) for r in result.records} == {("ok", "A dog.", "dog")}
@@ -230,7 +271,7 @@ def test_the_engine_needs_no_state_of_a_token_that_was_not_fed() -> None:
 
 
 def test_samples_draw_from_seeds_of_their_own_wherever_the_item_stands() -> None:
-    engine = fake()
+    engine = Plain()
     sampling = Sampling(n=3, seed=5)
     engine.embed(["a", "b"], mode="gen", sampling=sampling)
     assert engine.backend.seeds == [5_000_015, 5_000_016, 5_000_017] * 2
@@ -238,7 +279,7 @@ def test_samples_draw_from_seeds_of_their_own_wherever_the_item_stands() -> None
 
 @pytest.mark.parametrize("thinking", ["full", "short", "none"])
 def test_the_texts_told_are_together_the_answer(thinking: str) -> None:
-    engine = fake(thinking=thinking, thinking_tokens=3)
+    engine = Plain(thinking=thinking, thinking_tokens=3)
     told: list[str] = []
     with open_session(engine) as session:
         future = session.submit(
@@ -250,7 +291,7 @@ def test_the_texts_told_are_together_the_answer(thinking: str) -> None:
 
 def test_what_is_no_longer_wanted_is_cancelled() -> None:
     ends = iter((0, 40, 40))
-    engine = fake(lambda seed: [65] * next(ends) + [engine.prepare.tokenizer.special.gen])
+    engine = Plain(lambda seed: [65] * next(ends) + [engine.prepare.tokenizer.special.gen])
     prompts = [engine.prepare(as_item(text), gen=True) for text in ("a", "b", "c")]
     run = engine.outputs(iter(enumerate(prompts)), "gen", 64, None)
     assert next(run)[0] == 0 and engine.backend.open > 0
@@ -259,13 +300,13 @@ def test_what_is_no_longer_wanted_is_cancelled() -> None:
 
 
 def test_a_refused_item_fails_alone() -> None:
-    engine = fake()
+    engine = Plain()
     submit = engine.backend.submit
 
-    def refusing(prompt: Any, need: Need, sampling: Any, seed: int) -> Ticket:
+    def refusing(prompt: Any, need: Need, sampling: Any, seed: int, live: bool) -> Ticket:
         if len(prompt.ids) > 300:
             return Ticket(done=True, error=LimitExceeded("too long", fix="shorten it"))
-        return submit(prompt, need, sampling, seed)
+        return submit(prompt, need, sampling, seed, live)
 
     engine.backend.submit = refusing
     for mode in ("disc", "gen", "both"):
@@ -281,14 +322,5 @@ def test_an_adapter_is_refused_with_the_fix(tmp_path: Path) -> None:
     config = {"peft_type": "LORA", "base_model_name_or_path": str(ume_nano.path())}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     save_file({"x": np.zeros(1)}, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(CheckpointError, match="merge"):
-        VllmEmbedder(tmp_path, backend=FakeVllm(lambda seed: [], SPECIAL))
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("rows", 0), ("tensor_parallel", 0), ("gpu_memory", 1.5), ("kv_gib", 0.0), ("context", 0)],
-)
-def test_options_out_of_range_are_refused(name: str, value: Any) -> None:
-    with pytest.raises(InvalidOption, match=rf"{name} is .*Fix: "):
-        VllmOptions(**{name: value})
+    with pytest.raises(CheckpointError, match=r"the plain engine loads whole models.*merge"):
+        find_whole(tmp_path, LoadOptions(), "plain")

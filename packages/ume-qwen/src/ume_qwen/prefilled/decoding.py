@@ -1,4 +1,4 @@
-"""The answers that run together: what each needs next goes to vLLM, what comes goes back to it."""
+"""Answers that run together: what each needs next goes to the engine, what comes back to it."""
 
 from __future__ import annotations
 
@@ -12,34 +12,45 @@ from ume_core.results import Record, Vectors
 from ume_qwen.answers import AnswerText, sample
 from ume_qwen.decoding import GenRequest, Output
 from ume_qwen.embedder import unit
+from ume_qwen.prefilled.protocol import (
+    Answer,
+    Answered,
+    Generate,
+    Generated,
+    Need,
+    Prefill,
+    answer,
+    until_end,
+)
 from ume_qwen.prepare import Preparer
 from ume_qwen.render import RenderedPrompt
 from ume_qwen.thinking import beginning, stop_rules
-from ume_vllm.protocol import Answer, Answered, Generate, Need, Prefill, answer
 
 
 @dataclass(eq=False)
 class Ticket:
-    """One request that vLLM was given.
+    """One request that the engine was given.
 
     Attributes:
         ids: generated tokens so far.
-        state: the state that was wanted, (dim,).
+        state: the state that was wanted, (dim,); see `Generated` for one of generated tokens.
         done: whether all has come.
         error: why it failed.
+        warning: what its answer's record should say.
     """
 
     ids: list[int] = field(default_factory=list[int])
     state: Vectors | None = None
     done: bool = False
     error: UmeError | None = None
+    warning: str | None = None
 
 
 class Backend(Protocol):
-    """vLLM, as the protocol sees it. Thread-safe."""
+    """The engine, as the protocol sees it. Thread-safe."""
 
     def submit(
-        self, prompt: RenderedPrompt, need: Need, sampling: Sampling | None, seed: int
+        self, prompt: RenderedPrompt, need: Need, sampling: Sampling | None, seed: int, live: bool
     ) -> Ticket:
         """Hand a request over.
 
@@ -48,6 +59,7 @@ class Backend(Protocol):
             need: what is wanted.
             sampling: how tokens are chosen; None is greedy.
             seed: of this request's draws.
+            live: whether tokens are wanted one by one, and not only all of them.
         """
         ...
 
@@ -81,12 +93,17 @@ class _Job:
     rows: list[_Row] = field(default_factory=list[_Row])
 
     @property
+    def warnings(self) -> list[str | None]:
+        """Of the requests that gave states."""
+        return [row.ticket.warning for row in self.rows]
+
+    @property
     def tickets(self) -> list[Ticket]:
         waiting = [r.ticket for r in self.rows if r.answered is None]
         return [t for t in (self.disc, *waiting) if not t.done]
 
 
-class VllmDecoding:
+class PrefilledDecoding:
     """See `ume_qwen.decoding.Decoding`."""
 
     def __init__(
@@ -123,7 +140,7 @@ class VllmDecoding:
         return not self._jobs
 
     def advance(self) -> list[tuple[int, Output | UmeError]]:
-        """Start what there is room for, let vLLM make a step; what is done, by number."""
+        """Start what there is room for, let the engine compute on; what is done, by number."""
         while not self._ended and self.running < self._most:
             if not self._take():
                 break
@@ -163,7 +180,7 @@ class VllmDecoding:
         assert isinstance(request, GenRequest)
         prompt = request.prompt
         until_disc = prompt.until(prompt.disc_index + 1)
-        job = _Job(request, self._backend.submit(until_disc, Prefill(()), None, 0))
+        job = _Job(request, self._backend.submit(until_disc, Prefill(()), None, 0, False))
         self._jobs[request.number] = job
         rules = stop_rules(self._prepare, request.budget)
         given = beginning(self._prepare, request.beginning)
@@ -180,7 +197,8 @@ class VllmDecoding:
         if request.sampling is not None and isinstance(need, Generate):
             # As ume-torch's seeds; a second part of an answer must not repeat the first's draws.
             seed = request.sampling.seed * 1_000_003 + number + (need.part << 60)
-        return self._backend.submit(request.prompt, need, request.sampling, seed)
+        live = request.on_token is not None
+        return self._backend.submit(request.prompt, need, request.sampling, seed, live)
 
     def _follow(self, job: _Job) -> Output | None:
         """Give what has come to the answers; the output when all of them are done."""
@@ -188,7 +206,9 @@ class VllmDecoding:
             while row.answered is None and row.ticket.done:
                 if row.ticket.error is not None:
                     raise row.ticket.error
-                came = row.ticket.ids if row.ticket.state is None else row.ticket.state
+                came = row.ticket.state
+                if isinstance(row.need, Generate):
+                    came = Generated(tuple(row.ticket.ids), row.ticket.state)
                 try:
                     row.need = row.steps.send(came)
                 except StopIteration as end:
@@ -206,13 +226,12 @@ class VllmDecoding:
         """Hand on the answer's new text."""
         if row.text is None or job.request.on_token is None:
             return
-        ids = list(row.need.ids)
-        if isinstance(row.need, Generate):
+        ids = list(row.need.ids if row.answered is None else row.answered.ids)
+        if row.answered is None and isinstance(row.need, Generate):
             # The last token that a part may have can be taken back, the one that ends it is not
             # part of the answer's text.
-            special = self._prepare.tokenizer.special
             new = row.ticket.ids[: row.need.budget - 1]
-            ids += [i for i in new if i not in (special.end, special.pad)]
+            ids += until_end(new, self._prepare.tokenizer.special)[0]
         text = row.text.take(ids)
         if text:
             job.request.on_token(row.number, text)
@@ -222,9 +241,11 @@ class VllmDecoding:
         tokenizer, prompt = self._prepare.tokenizer, job.request.prompt
         samples = tuple(sample(tokenizer, a.ids, a.given, a.forced) for a in answered)
         forced = next((s.reason for s in samples if s.status == "forced"), None)
+        said = dict.fromkeys(w for w in job.warnings if w is not None)
         record = Record(
-            "forced" if forced else "ok", forced, len(prompt.ids), samples, prompt.warnings
-        )
+            "forced" if forced else "ok", forced, len(prompt.ids), samples,
+            (*prompt.warnings, *said),
+        )  # fmt: skip
         assert job.disc.state is not None
         disc, *gen = (
             unit(state[None])[0] for state in (job.disc.state, *(a.state for a in answered))

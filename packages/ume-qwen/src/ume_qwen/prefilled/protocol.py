@@ -1,8 +1,9 @@
-"""Generate, then one exact prefill: gen on an engine that returns no states while it generates.
+"""Generate, then one exact prefill: gen on an engine that has states of tokens it was fed only.
 
-Such an engine holds the states of tokens it was *fed*, and the token that ends a request is never
-fed: stopping at `<gen_emb>` would leave the state before it. So an answer is generated first, and
-then prompt and answer, up to its first `<gen_emb>`, are one more prompt whose last state is wanted.
+The token that ends a request is never fed: stopping at `<gen_emb>` would leave the state before it.
+So an answer is generated first, and then prompt and answer, up to its first `<gen_emb>`, are one
+more prompt whose last state is wanted. An engine that returns the state of the last token it was
+fed saves that prefill where exactly one token came after `<gen_emb>`.
 
 Nothing here knows the engine: an answer is a generator that yields what it needs next.
 """
@@ -21,10 +22,10 @@ from ume_qwen.tokens import SpecialTokens
 
 @dataclass(frozen=True)
 class Generate:
-    """Tokens are wanted after prompt and `ids`; the answer is the list of them.
+    """Tokens are wanted after prompt and `ids`; the answer is `Generated`.
 
-    The engine stops behind the first token of `SpecialTokens.gen`, `end` or `pad`, or after
-    `budget` tokens.
+    The engine stops behind the first token of `SpecialTokens.end` or `pad`, or after `budget`
+    tokens. It may stop behind `SpecialTokens.gen`, or write on: what follows is dropped.
 
     Attributes:
         ids: the answer so far.
@@ -35,6 +36,20 @@ class Generate:
     ids: tuple[int, ...]
     budget: int
     part: int = 0
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What an engine wrote.
+
+    Attributes:
+        ids: its tokens, with the one that ended it.
+        state: of the last but one of them, which is the last that was fed, (dim,); None from an
+            engine that keeps no states.
+    """
+
+    ids: tuple[int, ...]
+    state: Vectors | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +81,7 @@ class Answered:
 
 
 Need: TypeAlias = Generate | Prefill
-# Sent back: token ids for `Generate`, a state for `Prefill`.
+# Sent back: `Generated` for `Generate`, a state for `Prefill`.
 Answer: TypeAlias = Generator[Need, Any, Answered]
 
 
@@ -82,16 +97,19 @@ def answer(rules: StopRules, beginning: Sequence[int]) -> Answer:
         UmeError: the engine ended the answer for no reason that is known here.
     """
     ids, given, forced = list(beginning), len(beginning), None
+    state: Vectors | None = None
     if rules.special.gen not in ids:
-        ids, given, forced = yield from _written(rules, ids)
-    state: Vectors = yield Prefill(tuple(ids))
+        ids, given, forced, state = yield from _written(rules, ids)
+    if state is None:
+        state = yield Prefill(tuple(ids))
+    assert state is not None
     return Answered(tuple(ids), given, forced, state)
 
 
 def _written(
     rules: StopRules, ids: list[int]
-) -> Generator[Need, list[int], tuple[list[int], int, str | None]]:
-    """The answer's tokens, how many were given, and why its end was forced."""
+) -> Generator[Need, Any, tuple[list[int], int, str | None, Vectors | None]]:
+    """The answer's tokens, how many were given, why its end was forced, its state if known."""
     given, used, part = len(ids), 0, 0
     bound = rules.thinking_budget
     if bound is not None and bound >= rules.budget:
@@ -99,9 +117,9 @@ def _written(
     while used < rules.budget:
         # One token more than the thinking may have shows whether the answer would end there.
         most = rules.budget - used if bound is None else bound + 1 - used
-        found = yield Generate(tuple(ids), most, part)
+        found: Generated = yield Generate(tuple(ids), most, part)
         part += 1
-        new, ended = _until_end(found[:most], rules.special)
+        new, ended = until_end(found.ids[:most], rules.special)
         if not ended and len(new) < most:
             raise UmeError(
                 f"the engine ended an answer after {len(new)} of {most} tokens",
@@ -115,14 +133,16 @@ def _written(
         ids = [*ids, *new]
         used += len(new)
         if ended == rules.special.gen:
-            return ids, given, None
+            fed = found.state if len(found.ids) == len(new) + 1 else None
+            return ids, given, None, fed
         if ended:
-            return [*ids, rules.special.gen], given, "the model ended its answer without <gen_emb>"
+            reason = "the model ended its answer without <gen_emb>"
+            return [*ids, rules.special.gen], given, reason, None
     reason = f"no <gen_emb> within {rules.budget} tokens"
-    return [*ids, rules.special.gen], given, reason
+    return [*ids, rules.special.gen], given, reason, None
 
 
-def _until_end(ids: Sequence[int], special: SpecialTokens) -> tuple[list[int], int | None]:
+def until_end(ids: Sequence[int], special: SpecialTokens) -> tuple[list[int], int | None]:
     """Tokens up to the first that ends an answer, and that token; only `<gen_emb>` is kept."""
     for place, token in enumerate(ids):
         if token == special.gen:
