@@ -18,6 +18,7 @@ from ume_core.items import Image, Item, Video
 from ume_core.limits import Limits
 from ume_core.media import load_video, open_image
 from ume_r1.files import item_from_bytes, kind_of
+from ume_r1.index.crew import Crew, Done
 from ume_r1.index.dates import date_of
 from ume_r1.index.disk import absolute
 from ume_r1.index.folders import Folder, FolderLike, folder_at
@@ -38,6 +39,7 @@ _COPIES = 1024  # rows copied in one commit
 _HANDFUL = 5  # removals that are never too many
 _COMMIT_SECONDS = 2.0  # between commits: with a quick model, a chunk is done sooner
 _SECONDS = 30  # between writings of the cache of file times
+_ROUNDS = 4  # of a crew over files whose content another file had, and lost
 
 Progress = Callable[[int, int], None]
 Source = Embedder | Callable[[], Embedder]
@@ -88,6 +90,7 @@ def build_index(
     verify: bool = False,
     settle: float = 0,
     progress: Progress = lambda done, total: None,
+    crew: Crew | None = None,
 ) -> BuildReport:
     """Embed what is new or changed, copy what only moved, remove what is deleted.
 
@@ -107,6 +110,7 @@ def build_index(
         settle: seconds that a file must have been as it is; one that changed since may still be
             being written, and is left as it was indexed.
         progress: called with (files done, files).
+        crew: embeds in place of `model`, which is not loaded then.
 
     Raises:
         InvalidOption: the folder cannot be read, another process is writing, or the disk refuses
@@ -116,7 +120,7 @@ def build_index(
     place = folder_at(folder)
     listing = place.list(absolute(index.directory))
     with writing(index, verify=verify) as writer:
-        run = _Run(index, place, listing, writer, model, max_new_tokens, progress)
+        run = _Run(index, place, listing, writer, model, max_new_tokens, progress, crew)
         try:
             run.update(prune, settle)
         except BaseException:
@@ -140,6 +144,7 @@ class _Run:
         model: Source,
         max_new_tokens: int | None,
         progress: Progress,
+        crew: Crew | None,
     ) -> None:
         self.report = BuildReport(
             damaged=writer.damaged, unread=listing.unread, skipped=dict(listing.unlisted)
@@ -148,6 +153,7 @@ class _Run:
         self._index, self._folder, self._listing, self._writer = index, folder, listing, writer
         self._model, self._max_new_tokens, self._progress = model, max_new_tokens, progress
         self._embedder: Embedder | None = None
+        self._crew = crew
         self._before = writer.known.copy()
         self._replaced: set[str] = set()  # rows whose files certainly have another content now
         self._done = 0
@@ -157,8 +163,11 @@ class _Run:
     def update(self, prune: bool, settle: float) -> None:
         """Do everything, in an order in which nothing is overwritten that is still to be copied."""
         fresh = self._compare(settle)
-        copied = self._copy(fresh)
-        self._embed(fresh, copied)
+        if self._crew is None:
+            copied = self._copy(fresh)
+            self._embed(fresh, copied)
+        else:
+            copied = self._gather(self._crew, fresh)
         self._remove(copied, prune)
         for path in self._writer.finish():
             self.report.skipped[path] = "its row was damaged and is removed; run again to embed it"
@@ -169,8 +178,8 @@ class _Run:
         """Find the files whose content is not what their rows hold."""
         fresh: Shelf[_Fresh] = Shelf("kind", "digest", "size", "mtime_ns", "ctime_ns")
         # Without rows there is nothing to compare: files are read once, to be embedded. So are new
-        # files that are costly to read.
-        reads = len(self._before) > 0
+        # files that are costly to read; and a crew reads what it is given.
+        reads = len(self._before) > 0 and self._crew is None
         for path in self._listing.files:
             kind = kind_of(PurePosixPath(path)) or ""
             try:
@@ -342,6 +351,69 @@ class _Run:
             self.seen.write()
             self._written = time.monotonic()
             self._written += 20 * (self._written - began)  # of a large index, less often
+
+    def _gather(self, crew: Crew, fresh: Shelf[_Fresh]) -> Shelf[tuple[str]]:
+        """Store what a crew embeds; returns the files whose rows were copied, as `_copy` does."""
+        copied: Shelf[tuple[str]] = Shelf("source")
+        hopeless: dict[tuple[str, str], str] = {}
+        left, again = fresh, Shelf[tuple[()]]()
+        for _ in range(_ROUNDS):
+            files = ((path, fresh[path][0]) for path in left)
+            waiting: Shelf[tuple[()]] = Shelf()
+            for done in crew.embed(
+                self._folder, files, self._writer.known.items(), lambda path: path not in fresh
+            ):
+                self._take(done, fresh, waiting)
+                hopeless |= done.hopeless
+            again = self._share(waiting, fresh, copied, hopeless)
+            if not again:
+                break
+            left = again
+        for path in again:
+            self._skip(path, Unreadable("it changes while it is read"))
+        self.report.moved = len(copied)
+        return copied
+
+    def _take(self, done: Done, fresh: Shelf[_Fresh], waiting: Shelf[tuple[()]]) -> None:
+        """Store what is done, and note what is to be copied."""
+        self._waiting += [(row, done.stamps[row.path]) for row in done.rows]
+        self.store()
+        self._advance(len(done.rows))
+        for same in done.unchanged:
+            self.seen.put(same.name, same.digest, done.stamps[same.name])
+            self.report.unchanged += 1
+            self._advance()
+        for same in done.same:
+            fresh[same.name] = (same.kind, same.digest, *astuple(done.stamps[same.name]))
+            waiting[same.name] = ()
+        for path, error in done.failed.items():
+            self._skip(path, Unreadable(_reason(error.reason), replaced=error.replaced))
+
+    def _share(
+        self,
+        waiting: Shelf[tuple[()]],
+        fresh: Shelf[_Fresh],
+        copied: Shelf[tuple[str]],
+        hopeless: dict[tuple[str, str], str],
+    ) -> Shelf[tuple[()]]:
+        """Copy rows for files of the same content; returns those that found none."""
+        again: Shelf[tuple[()]] = Shelf()
+        sources: dict[str, str] = {}
+        for path in waiting:
+            kind, digest, *_ = fresh[path]
+            source = self._writer.known.find(kind=kind, digest=digest or "")
+            if source is not None:
+                sources[path] = source
+            elif (reason := hopeless.get((kind, digest or ""))) is not None:
+                self._skip(path, Unreadable(_reason(reason), replaced=True))
+            else:
+                again[path] = ()
+            if len(sources) == _COPIES:
+                self._copy_some(sources, fresh, copied)
+                sources = {}
+        if sources:
+            self._copy_some(sources, fresh, copied)
+        return again
 
     def _load(self) -> Embedder:
         if self._embedder is None:

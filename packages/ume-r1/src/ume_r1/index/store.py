@@ -27,7 +27,15 @@ from ume_r1.index.dates import check_date
 from ume_r1.index.description import Description, mismatch, read_description
 from ume_r1.index.disk import entries, is_local, remove, temporary
 from ume_r1.index.errors import DamagedIndex, disk_error
-from ume_r1.index.folders import Folder, FolderLike, directory_at, folder_at, is_uri
+from ume_r1.index.folders import (
+    TABLE,
+    Folder,
+    FolderLike,
+    directory_at,
+    folder_at,
+    is_table,
+    is_uri,
+)
 from ume_r1.index.options import Asked
 from ume_r1.index.reading import Unreadable
 from ume_r1.index.rows import Narrow, vector_columns
@@ -50,7 +58,8 @@ class Hit:
     """One search result.
 
     Attributes:
-        path: the file, where the indexed folder is now; its URI if that is on an object store.
+        path: the file, where the indexed folder is now; its URI if that is on an object store; the
+            id of a table's row.
         name: its path in the folder, `/` between the parts.
         kind: `image`, `video` or `text`.
         score: cosine similarity.
@@ -296,17 +305,20 @@ class Index:
 
     def _hits(self, rows: list[dict[str, Any]]) -> list[Hit]:
         folder = self.folder
+        of_table = is_table(self.description.folder)
 
         def hit(row: dict[str, Any]) -> Hit:
             name = row["path"]
-            place = folder / name if isinstance(folder, Path) else f"{folder}/{name}"
+            place: Path | str = name
+            if not of_table:
+                place = folder / name if isinstance(folder, Path) else f"{folder}/{name}"
             texts = {key: row[key] for key in ("thinking", "summary", "date")}
             return Hit(
                 place, name, row["kind"], row["score"], duplicates=row["duplicates"], **texts
             )
 
         # A foreign index must not lead a reader out of its folder.
-        return [hit(row) for row in rows if _is_inside(row["path"])]
+        return [hit(row) for row in rows if of_table or _is_inside(row["path"])]
 
     def move_to(self, folder: FolderLike) -> None:
         """Take another path or URI for the indexed folder, if the files there are the indexed ones.
@@ -379,7 +391,8 @@ class Index:
 
     def update_command(self) -> str:
         """The command that brings the index up to date."""
-        return shlex.join(["ume", "index", str(self.folder), "--to", str(self.directory)])
+        words = ["ume", "index", str(self.folder).removeprefix(TABLE), "--to", str(self.directory)]
+        return shlex.join(words + (["--ray"] if is_table(self.description.folder) else []))
 
 
 def _narrow(kind: str | None, under: str, since: str | None, until: str | None) -> Narrow:
