@@ -27,6 +27,7 @@ ARROWS: dict[str, tuple[str, set[str]]] = {
     "plugins/ume-sglang": ("ume_sglang", ENGINE),
     "plugins/ume-sentence-transformers": ("ume_sentence_transformers", ENGINE),
     "plugins/ume-server": ("ume_server", {"ume_core", "ume_r1"}),
+    "plugins/ume-ray": ("ume_ray", {"ume_core", "ume_r1"}),
     "plugins/langchain-ume": ("langchain_ume", {"ume_core"}),
     "plugins/llama-index-embeddings-ume": ("llama_index", {"ume_core"}),
     "plugins/haystack-ume": ("haystack_ume", {"ume_core"}),
@@ -38,7 +39,7 @@ NAMES = {name for name, _ in ARROWS.values()}
 HEAVY = {
     "torch", "transformers", "torchvision", "av", "lancedb", "pyarrow", "requests", "httpx",
     "fastapi", "uvicorn", "prometheus_client", "onnxruntime", "sentence_transformers", "tensorrt",
-    "cuda",
+    "cuda", "ray",
 }  # fmt: skip
 
 

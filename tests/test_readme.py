@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# ume-server's talks to a server, which its own tests run.
-MEMBERS = sorted(p for p in ROOT.glob("plugins/*/README.md") if p.parent.name != "ume-server")
+# Those that need a server or a cluster are run by their own tests.
+OWN = ("ume-server", "ume-ray")
+MEMBERS = sorted(p for p in ROOT.glob("plugins/*/README.md") if p.parent.name not in OWN)
 PAGES = [
     ROOT / "README.md",
     *sorted(ROOT.glob(".github/*.md")),

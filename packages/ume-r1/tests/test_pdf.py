@@ -16,7 +16,7 @@ from ume_core.items import Image
 from ume_core.testing import FakeEmbedder
 from ume_core.testing.contract import picture
 from ume_r1 import files
-from ume_r1.index import BuildReport, Index, batches, build, build_index, folders, pages
+from ume_r1.index import BuildReport, Index, batches, build_index, folders, pages
 from ume_r1.index.page import write_page
 from ume_r1.index.remote import RemoteFolder
 from ume_r1.index.writer import writing
@@ -82,7 +82,7 @@ def test_an_unchanged_pdf_is_not_read(
     build_index(index, docs, model)
     for module, name in (
         (folders, "read_file"), (folders, "digest_file"), (pages, "count_pages"),
-        (build, "draw_page"),
+        (pages, "draw_page"),
     ):  # fmt: skip
         monkeypatch.delattr(module, name)
     assert build_index(index, docs, model).unchanged == 4

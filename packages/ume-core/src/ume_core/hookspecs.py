@@ -146,6 +146,26 @@ class ExporterSpec:
     options: str = ""
 
 
+@dataclass(frozen=True)
+class ClusterSpec:
+    """A way to share the work of `ume index` among machines.
+
+    Attributes:
+        name: what users call it by: the option is `--NAME [ADDRESS]`.
+        description: one line for `ume index --help`.
+        arguments: `module:function` that adds further arguments to an argparse parser.
+        run: `module:function` called with the parsed arguments and the address, empty if none was
+            given; returns the exit status.
+        install: the command that brings what it needs.
+    """
+
+    name: str
+    description: str
+    arguments: str
+    run: str
+    install: str
+
+
 @hookspec
 def ume_backends() -> list[BackendSpec]:  # pyright: ignore[reportReturnType]
     """Engines this plugin brings."""
@@ -164,3 +184,8 @@ def ume_commands() -> list[CommandSpec]:  # pyright: ignore[reportReturnType]
 @hookspec
 def ume_exporters() -> list[ExporterSpec]:  # pyright: ignore[reportReturnType]
     """Formats this plugin can write."""
+
+
+@hookspec
+def ume_clusters() -> list[ClusterSpec]:  # pyright: ignore[reportReturnType]
+    """Ways to share the work of `ume index` that this plugin brings."""

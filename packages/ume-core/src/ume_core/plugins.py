@@ -13,7 +13,14 @@ import pluggy
 
 from ume_core import hookspecs
 from ume_core.errors import PluginError
-from ume_core.hookspecs import GROUP, BackendSpec, CommandSpec, ExporterSpec, ModelSpec
+from ume_core.hookspecs import (
+    GROUP,
+    BackendSpec,
+    ClusterSpec,
+    CommandSpec,
+    ExporterSpec,
+    ModelSpec,
+)
 
 
 class _Named(Protocol):
@@ -22,7 +29,7 @@ class _Named(Protocol):
 
 
 S = TypeVar("S", bound=_Named)
-_HOOKS = ("ume_backends", "ume_models", "ume_commands", "ume_exporters")
+_HOOKS = ("ume_backends", "ume_models", "ume_commands", "ume_exporters", "ume_clusters")
 
 
 @dataclass
@@ -34,6 +41,7 @@ class Registry:
         models: named models.
         commands: subcommands.
         exporters: formats.
+        clusters: ways to share the work of `ume index`.
         origins: distribution by `kind/name`.
         broken: why a plugin did not load, by distribution.
     """
@@ -42,6 +50,7 @@ class Registry:
     models: dict[str, ModelSpec] = field(default_factory=dict[str, ModelSpec])
     commands: dict[str, CommandSpec] = field(default_factory=dict[str, CommandSpec])
     exporters: dict[str, ExporterSpec] = field(default_factory=dict[str, ExporterSpec])
+    clusters: dict[str, ClusterSpec] = field(default_factory=dict[str, ClusterSpec])
     origins: dict[str, str] = field(default_factory=dict[str, str])
     broken: dict[str, str] = field(default_factory=dict[str, str])
 
@@ -94,6 +103,7 @@ def build_registry(points: Iterable[EntryPoint]) -> Registry:
         _add(found.models, "model", hook.ume_models(), origin, found)
         _add(found.commands, "command", hook.ume_commands(), origin, found)
         _add(found.exporters, "exporter", hook.ume_exporters(), origin, found)
+        _add(found.clusters, "cluster", hook.ume_clusters(), origin, found)
     return found
 
 

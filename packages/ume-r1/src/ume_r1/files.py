@@ -36,6 +36,7 @@ _UNREAD: tuple[tuple[str, str], ...] = (
         ".doc .docx .odt .rtf .epub .ppt .pptx .odp .xls .xlsx .ods .html .htm .rst .tex",
         "save their text as .txt or .md",
     ),
+    (".parquet", "to index their rows, name them alone, with --ray (the plugin ume-ray)"),
 )
 UNREAD_SUFFIXES = {suffix: fix for suffixes, fix in _UNREAD for suffix in suffixes.split()}
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cache
+from pathlib import Path
 
 from ume_core.embedder import Embedder
-from ume_core.errors import InvalidOption, UmeError
+from ume_core.errors import EngineUnavailable, InvalidOption, UmeError
+from ume_core.hookspecs import resolve
 from ume_core.limits import Policy
+from ume_core.plugins import registry
 from ume_r1 import output
 from ume_r1.arguments import Parser
 from ume_r1.commands.common import (
@@ -23,6 +27,7 @@ from ume_r1.commands.progress import progress_bar
 from ume_r1.files import counted, left_out
 from ume_r1.index.batches import Source
 from ume_r1.index.build import build_index
+from ume_r1.index.crew import Crew
 from ume_r1.index.description import Description, check_asked, read_description
 from ume_r1.index.folders import Folder, LocalFolder, directory_at, folder_at
 from ume_r1.index.options import Asked
@@ -66,10 +71,45 @@ def arguments(parser: Parser) -> None:
     json_argument(parser)
     mode_argument(parser, default=None)
     model_arguments(parser, of_index=True)
+    _cluster_arguments(parser)
+
+
+def _cluster_arguments(parser: Parser) -> None:
+    """What plugins add that share the work among machines, and how to get the one named here."""
+    group = parser.add_argument_group("more machines")
+    for spec in registry().clusters.values():
+        group.add_argument(
+            f"--{spec.name}", nargs="?", const="", metavar="ADDRESS", help=spec.description
+        )
+        resolve(spec.arguments)(group)
+    if "ray" not in registry().clusters:
+        group.add_argument(
+            "--ray", nargs="?", const="", metavar="ADDRESS", help="needs the plugin ume-ray"
+        )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Bring an index up to date with a folder."""
+    """Bring an index up to date with a folder, here or on a cluster."""
+    for spec in registry().clusters.values():
+        address = getattr(args, spec.name)
+        if address is not None:
+            try:
+                start = resolve(spec.run)
+            except ImportError as error:  # the plugin is there, but not its libraries
+                raise EngineUnavailable(
+                    f"--{spec.name} cannot be used: {error}", fix=spec.install
+                ) from error
+            return int(start(args, address))
+    if getattr(args, "ray", None) is not None:
+        raise EngineUnavailable(
+            f"--ray needs the plugin ume-ray, which is not installed{registry().broken_note()}",
+            fix="from a clone: pip install plugins/ume-ray",
+        )
+    if args.folder.rstrip("/").endswith(".parquet") and not Path(args.folder).is_dir():
+        raise InvalidOption(
+            f"{args.folder} is a table, not a folder",
+            fix="add --ray (the plugin ume-ray), whose workers read its rows",
+        )
     args.to = directory_at(args.to)
     folder = folder_at(args.folder)
     folder.check()
@@ -98,10 +138,47 @@ def run(args: argparse.Namespace) -> int:
         if args.watch:
             output.tell(f"ume: stopped; {len(store)} items are in {args.to}")
             return 0
-        message = f"interrupted; {len(store)} items are in {args.to}"
-        output.complain(f"ume: {message}; the same command goes on from there")
-        return 130
+        return _interrupted(store, args)
     return 0
+
+
+def _interrupted(store: Index, args: argparse.Namespace) -> int:
+    message = f"interrupted; {len(store)} items are in {args.to}"
+    output.complain(f"ume: {message}; the same command goes on from there")
+    return 130
+
+
+def update_with(
+    args: argparse.Namespace,
+    folder: Folder,
+    crew_of: Callable[[Index], Crew],
+    load: Callable[[Asked], Embedder],
+    pace: object,
+) -> int:
+    """Bring an index up to date with a folder by a crew, and say what was done.
+
+    Args:
+        args: of `ume index`.
+        folder: the folder.
+        crew_of: who embeds for an index in place of this process.
+        load: gives the model whose signature a new index gets.
+        pace: says how fast the crew was, when it is done.
+
+    Returns:
+        the exit status.
+    """
+    if args.watch:
+        raise InvalidOption("a folder is watched without a cluster", fix="leave out --watch")
+    args.to = directory_at(args.to)
+    store, _ = _open_or_create(args, folder, load)
+    try:
+        report = _update(store, folder, lambda: _load(store, args), args, crew=crew_of(store))
+    except KeyboardInterrupt:
+        store.reopen()  # to what the run committed
+        return _interrupted(store, args)
+    status = _tell(report, len(store), args)
+    output.tell(str(pace))
+    return status
 
 
 def _check_watch(args: argparse.Namespace, folder: Folder) -> None:
@@ -121,7 +198,13 @@ def _check_watch(args: argparse.Namespace, folder: Folder) -> None:
 
 
 def _update(
-    store: Index, folder: Folder, model: Source, args: argparse.Namespace, *, settle: float = 0
+    store: Index,
+    folder: Folder,
+    model: Source,
+    args: argparse.Namespace,
+    *,
+    settle: float = 0,
+    crew: Crew | None = None,
 ) -> BuildReport:
     with progress_bar("indexing") as bar:
         task = bar.add_task("", total=None)
@@ -134,10 +217,13 @@ def _update(
             verify=args.verify,
             settle=settle,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
+            crew=crew,
         )
 
 
-def _open_or_create(args: argparse.Namespace, folder: Folder) -> tuple[Index, Embedder | None]:
+def _open_or_create(
+    args: argparse.Namespace, folder: Folder, load: Callable[[Asked], Embedder] = Asked.load
+) -> tuple[Index, Embedder | None]:
     """The index to update, and the model if it had to be loaded for that."""
     asked = Asked(args.model, args.engine or "auto", options_from(args, new=False))
     mode = args.mode
@@ -154,18 +240,18 @@ def _open_or_create(args: argparse.Namespace, folder: Folder) -> tuple[Index, Em
         with suppress(InvalidOption):
             stored = read_description(args.to)
             asked, mode = asked.over(stored.asked), mode or stored.mode
-    asked = _with_settings(asked)
+    asked = with_settings(asked)
     name = asked.lasting_name(DEFAULT_MODEL)
     # The index reads the files and hands over their bytes; what those name is not opened.
     options = replace(asked.load_options(), policy=Policy.closed())
-    model = Asked(name, asked.engine, vars(options) | asked.engine_options()).load()
+    model = load(Asked(name, asked.engine, vars(options) | asked.engine_options()))
     description = Description.of(
         model, folder, mode or "disc", name=name, engine=asked.engine, options=options
     )
     return Index.create(args.to, description, rebuild=args.rebuild), model
 
 
-def _with_settings(asked: Asked) -> Asked:
+def with_settings(asked: Asked) -> Asked:
     """The request, with what the environment or the settings say where it leaves things open."""
     usual = {} if setting("dtype") is None else {"dtype": setting("dtype")}
     engine = setting("engine") or "auto" if asked.engine == "auto" else asked.engine

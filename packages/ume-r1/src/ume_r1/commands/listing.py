@@ -71,6 +71,7 @@ def _plugins() -> list[dict[str, Any]]:
         ("model", found.models),
         ("command", found.commands),
         ("exporter", found.exporters),
+        ("cluster", found.clusters),
     ):
         for name in sorted(names):
             rows.append({"kind": kind, "name": name, "plugin": found.origins[f"{kind}/{name}"]})

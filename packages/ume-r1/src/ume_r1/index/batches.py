@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ume_core.embedder import Embedder
@@ -107,6 +107,12 @@ class Batches:
                 open_image(part, Access())
             elif isinstance(part, Video):
                 load_video(part, Access())
+
+    def take(self, rows: Sequence[tuple[Row, Stamp]]) -> None:
+        """Store rows that were embedded elsewhere, each with its file's stamp, in one commit."""
+        self._waiting += rows
+        self.store()
+        self._advance(len(rows))
 
     def finish(self) -> None:
         """Embed and store what is left."""

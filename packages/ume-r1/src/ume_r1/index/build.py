@@ -10,14 +10,15 @@ from pathlib import PurePosixPath
 
 from ume_core.errors import InvalidOption, UmeError
 from ume_core.limits import Limits
-from ume_core.pdf import draw_page, split_page
+from ume_core.pdf import split_page
 from ume_r1.files import item_from_bytes, kind_of
 from ume_r1.index.batches import Batches, Held, Source, reason_of
+from ume_r1.index.crew import Crew, Done
 from ume_r1.index.dates import date_of
 from ume_r1.index.disk import absolute
 from ume_r1.index.folders import Folder, FolderLike, folder_at
 from ume_r1.index.listing import EMPTY, Listing
-from ume_r1.index.pages import Pages, file_of, pages_in, rows_of
+from ume_r1.index.pages import Pages, data_of, file_of, pages_in, rows_in, rows_of
 from ume_r1.index.reading import Content, Unreadable
 from ume_r1.index.report import BuildReport
 from ume_r1.index.seen import Seen, Stamp
@@ -27,6 +28,7 @@ from ume_r1.index.writer import Writer, writing
 
 _COPIES = 1024  # rows copied in one commit
 _HANDFUL = 5  # removals that are never too many
+_ROUNDS = 4  # of a crew over files whose content another file had, and lost
 
 Progress = Callable[[int, int], None]
 # A file or page without a row of its content: its kind, its digest, and its file's stamp. The
@@ -44,6 +46,7 @@ def build_index(
     verify: bool = False,
     settle: float = 0,
     progress: Progress = lambda done, total: None,
+    crew: Crew | None = None,
 ) -> BuildReport:
     """Embed what is new or changed, copy what only moved, remove what is deleted.
 
@@ -63,6 +66,7 @@ def build_index(
         settle: seconds that a file must have been as it is; one that changed since may still be
             being written, and is left as it was indexed.
         progress: called with (files done, files).
+        crew: embeds in place of `model`, which is not loaded then.
 
     Raises:
         InvalidOption: the folder cannot be read, another process is writing, or the disk refuses
@@ -72,7 +76,7 @@ def build_index(
     place = folder_at(folder)
     listing = place.list(absolute(index.directory))
     with writing(index, verify=verify) as writer:
-        run = _Run(index, place, listing, writer, model, max_new_tokens, progress)
+        run = _Run(index, place, listing, writer, model, max_new_tokens, progress, crew)
         try:
             run.update(prune, settle)
         except BaseException:
@@ -96,6 +100,7 @@ class _Run:
         model: Source,
         max_new_tokens: int | None,
         progress: Progress,
+        crew: Crew | None,
     ) -> None:
         self.report = BuildReport(
             damaged=writer.damaged, unread=listing.unread, skipped=dict(listing.unlisted)
@@ -106,11 +111,11 @@ class _Run:
             skip=self._skip, stored=self._count_stored, advance=self._advance,
         )  # fmt: skip
         self._folder, self._listing, self._writer = folder, listing, writer
-        self._progress = progress
+        self._progress, self._crew = progress, crew
         self._before = writer.known.copy()
         # Without rows there is nothing to compare: files are read once, to be embedded. So are
-        # files that are costly to read.
-        self._reads_twice = folder.near and len(self._before) > 0
+        # files that are costly to read; and a crew reads what it is given.
+        self._reads_twice = folder.near and len(self._before) > 0 and crew is None
         self._counts: Shelf[tuple[int]] = Shelf("pages")  # of the PDFs that are there
         self._replaced: set[str] = set()  # rows whose files certainly have another content now
         self._done, self._total = 0, len(listing.files)
@@ -118,8 +123,11 @@ class _Run:
     def update(self, prune: bool, settle: float) -> None:
         """Do everything, in an order in which nothing is overwritten that is still to be copied."""
         fresh = self._compare(settle)
-        copied = self._copy(fresh)
-        self._embed(fresh, copied)
+        if self._crew is None:
+            copied = self._copy(fresh)
+            self._embed(fresh, copied)
+        else:
+            copied = self._gather(self._crew, fresh)
         self._remove(copied, prune)
         for path in self._writer.finish():
             self.report.skipped[path] = "its row was damaged and is removed; run again to embed it"
@@ -174,9 +182,12 @@ class _Run:
 
     def _counted(self, file: str, pages: Pages) -> Mapping[str, str]:
         """The rows of a PDF, whose pages are known from now on."""
-        self._counts[file] = (pages.count,)
-        self._total += pages.count - 1
+        self._count(file, pages.count)
         return pages.rows(file)
+
+    def _count(self, file: str, pages: int) -> None:
+        self._total += pages - self._counts.get(file, (1,))[0]
+        self._counts[file] = (pages,)
 
     def _stands(self, path: str, digest: str | None, stamp: Stamp) -> bool:
         """Whether the row of this name holds this content; noted if it does."""
@@ -223,6 +234,8 @@ class _Run:
         contents = zip(rows["kind"].to_pylist(), rows["digest"].to_pylist(), strict=True)
         held = {content: place for place, content in enumerate(contents)}
         paths = [path for path in sources if fresh[path][:2] in held]
+        if not paths:
+            return
         self._writer.copy(rows.take([held[fresh[path][:2]] for path in paths]), paths)
         for path in paths:
             _, digest, *stamp = fresh.pop(path)
@@ -240,26 +253,17 @@ class _Run:
             try:
                 if isinstance(content, Unreadable):
                     raise content
-                rows = self._rows(file, content, wanted)
+                rows = rows_in(file, content, wanted)
             except Unreadable as error:
                 self._skip(file, error, len(wanted))
                 continue
+            if _kind(file) == "pdf" and file in wanted:
+                self._count(file, len(rows))
             late = None in wanted.values()
             for path, digest in rows.items():
                 if not (late and self._needs_no_model(path, digest, content.stamp, copied)):
                     self._hold(path, digest, content)
         self.batches.finish()
-
-    def _rows(
-        self, file: str, content: Content, wanted: Mapping[str, str | None]
-    ) -> Mapping[str, str]:
-        """The wanted rows with their digests, now that the file is read."""
-        if _kind(file) != "pdf":
-            return dict.fromkeys(wanted, content.digest)
-        pages = pages_in(content)
-        if file in wanted:
-            return self._counted(file, pages)
-        return {path: pages.digest(split_page(path)[1] or 1) for path in wanted}
 
     def _needs_no_model(
         self, path: str, digest: str, stamp: Stamp, copied: Shelf[tuple[str]]
@@ -282,12 +286,9 @@ class _Run:
 
     def _hold(self, path: str, digest: str, content: Content) -> None:
         """Have a file or page embedded."""
-        page = split_page(path)[1]
         kind = _kind(path)
         try:
-            data = content.data
-            if page is not None:
-                data = draw_page(data, page, "it", Limits())
+            data = data_of(path, content)
             item = item_from_bytes(data, kind, path, Limits())
             self.batches.refuse_early(item)
         except UmeError as error:
@@ -300,6 +301,71 @@ class _Run:
         self.report.embedded += 1
         if self.seen.digest(path) == digest and path not in self._before:
             self.report.repaired.append(path)
+
+    def _gather(self, crew: Crew, fresh: Shelf[_Fresh]) -> Shelf[tuple[str]]:
+        """Store what a crew embeds; returns what was copied, as `_copy` does."""
+
+        def lasting(row: str) -> bool:
+            return row not in fresh and file_of(row) not in fresh
+
+        copied: Shelf[tuple[str]] = Shelf("source")
+        hopeless: dict[tuple[str, str], str] = {}
+        left, again = fresh, Shelf[tuple[()]]()
+        for _ in range(_ROUNDS):
+            files = ((path, fresh[path][0]) for path in left)
+            waiting: Shelf[tuple[()]] = Shelf()
+            for done in crew.embed(self._folder, files, self._writer.known.items(), lasting):
+                self._take(done, fresh, waiting)
+                hopeless |= done.hopeless
+            again = self._share(waiting, fresh, copied, hopeless)
+            if not again:
+                break
+            left = again
+        for path in again:
+            reason = "what holds the same was changed or damaged meanwhile; run again to embed it"
+            self._skip(path, Unreadable(reason))
+        return copied
+
+    def _take(self, done: Done, fresh: Shelf[_Fresh], waiting: Shelf[tuple[()]]) -> None:
+        """Store what is done, and note what is to be copied."""
+        for file, pages in done.pages.items():
+            self._count(file, pages)
+        self.batches.take([(row, done.stamps[row.path]) for row in done.rows])
+        for same in done.unchanged:
+            self.seen.put(same.name, same.digest, done.stamps[same.name])
+            self.report.unchanged += 1
+            self._advance()
+        for same in done.same:
+            fresh[same.name] = (same.kind, same.digest, *astuple(done.stamps[same.name]))
+            waiting[same.name] = ()
+        for path, error in done.failed.items():
+            self._skip(path, Unreadable(reason_of(error.reason), replaced=error.replaced))
+
+    def _share(
+        self,
+        waiting: Shelf[tuple[()]],
+        fresh: Shelf[_Fresh],
+        copied: Shelf[tuple[str]],
+        hopeless: dict[tuple[str, str], str],
+    ) -> Shelf[tuple[()]]:
+        """Copy rows for what holds the same; returns those that found none."""
+        again: Shelf[tuple[()]] = Shelf()
+        names = iter(waiting)
+        while some := list(islice(names, _COPIES)):
+            sources: dict[str, str] = {}
+            for path in some:
+                kind, digest, *_ = fresh[path]
+                source = self._writer.known.find(kind=kind, digest=digest or "")
+                if source is not None:
+                    sources[path] = source
+                elif (reason := hopeless.get((kind, digest or ""))) is not None:
+                    self._skip(path, Unreadable(reason_of(reason), replaced=True))
+                else:
+                    again[path] = ()
+            if sources:
+                self._copy_some(sources, fresh, copied)
+            again.extend((path, ()) for path in sources if path in fresh)  # of a damaged row
+        return again
 
     def _remove(self, copied: Shelf[tuple[str]], prune: bool) -> None:
         """Remove the rows of deleted and replaced files, if there is evidence."""

@@ -13,6 +13,7 @@ from ume_r1.index.seen import Stamp
 
 # A path, a URI such as `s3://bucket/photos`, or what `folder_at` makes of one.
 FolderLike: TypeAlias = "str | Path | Folder"
+TABLE = "table://"  # before the place of a table, whose rows are indexed in place of files
 
 
 class Folder(Protocol):
@@ -108,6 +109,11 @@ class LocalFolder:
 def is_uri(name: str | Path) -> bool:
     """Whether it names a place by a URI rather than by a path."""
     return isinstance(name, str) and "://" in name
+
+
+def is_table(name: str | Path) -> bool:
+    """Whether it names a table, whose rows go by their ids, rather than a folder."""
+    return isinstance(name, str) and name.startswith(TABLE)
 
 
 def folder_at(folder: FolderLike) -> Folder:

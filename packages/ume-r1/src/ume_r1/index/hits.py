@@ -9,6 +9,7 @@ from typing import Any
 
 from ume_core.pdf import page_name, split_page
 from ume_r1.index.disk import is_there
+from ume_r1.index.folders import is_table
 from ume_r1.index.pages import file_of
 from ume_r1.index.table import Found
 
@@ -21,7 +22,8 @@ class Hit:
     """One search result.
 
     Attributes:
-        path: the file, where the indexed folder is now; its URI if that is on an object store.
+        path: the file, where the indexed folder is now; its URI if that is on an object store; the
+            id of a table's row.
         name: its path in the folder, `/` between the parts; of a PDF's page, with `#page=3`.
         kind: `image`, `video` or `text`.
         score: cosine similarity.
@@ -47,7 +49,10 @@ class Hit:
     @property
     def place(self) -> str:
         """The path, with the page behind it if it is one: what `Image` and `--image` take."""
-        return str(self.path) if self.page is None else page_name(str(self.path), self.page)
+        is_id = self.path == self.name
+        if self.page is None or is_id:
+            return str(self.path)
+        return page_name(str(self.path), self.page)
 
     @property
     def gone(self) -> bool:
@@ -56,16 +61,19 @@ class Hit:
 
 
 def hits_of(rows: list[dict[str, Any]], folder: Path | str) -> list[Hit]:
-    """Rows, as `distinct` gives them, as files in the indexed folder."""
+    """Rows, as `distinct` gives them, as files in the indexed folder, or rows of the table."""
+    of_table = is_table(str(folder))
 
     def hit(row: dict[str, Any]) -> Hit:
         name = row["path"]
-        file = file_of(name)
-        path = folder / file if isinstance(folder, Path) else f"{folder}/{file}"
+        path: Path | str = name
+        if not of_table:
+            file = file_of(name)
+            path = folder / file if isinstance(folder, Path) else f"{folder}/{file}"
         return Hit(path, name, **{key: row[key] for key in _TOLD})
 
     # A foreign index must not lead a reader out of its folder.
-    return [hit(row) for row in rows if _is_inside(row["path"])]
+    return [hit(row) for row in rows if of_table or _is_inside(row["path"])]
 
 
 def _is_inside(name: str) -> bool:

@@ -24,6 +24,7 @@ from ume_core.media import Frames, load_video, open_image
 from ume_core.pdf import page_name, split_page
 from ume_core.results import Record
 from ume_r1.files import item_from_file
+from ume_r1.index.folders import is_table
 from ume_r1.index.hits import Hit
 from ume_r1.index.store import Index
 
@@ -103,10 +104,15 @@ def _title(query: Item) -> str:
 def _card(hit: Hit, folder: Path | str, page: Path) -> _Card:
     alt = hit.summary or hit.name
     if isinstance(folder, str) or isinstance(hit.path, str):  # nothing is fetched for a page
-        return _Card(hit, _Media(text="This file is on an object store."), alt, "", False)
+        return _Card(hit, _Media(text=_far(folder)), alt, "", False)
     if hit.gone:
         return _Card(hit, _Media(text="This file is not there any more."), alt, "", True)
     return _Card(hit, _shown(hit, hit.path, folder), alt, _link(hit, hit.path, folder, page), False)
+
+
+def _far(folder: Path | str) -> str:
+    """What stands in place of what is not on a disk."""
+    return "This is a row of a table." if is_table(folder) else "This file is on an object store."
 
 
 def _link(hit: Hit, path: Path, folder: Path, page: Path) -> str:

@@ -6,12 +6,12 @@ So the rows themselves say how many there are to be, and a renamed file is known
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from ume_core.errors import UmeError
 from ume_core.limits import Limits
-from ume_core.pdf import count_pages, is_pdf, page_name, split_page
+from ume_core.pdf import count_pages, draw_page, is_pdf, page_name, split_page
 from ume_r1.index.reading import Content, Unreadable
 
 
@@ -76,3 +76,32 @@ def pages_in(content: Content) -> Pages:
         return Pages(content.digest, count_pages(content.data, "it", Limits()))
     except UmeError as error:
         raise Unreadable(str(error), replaced=True) from error
+
+
+def rows_in(file: str, content: Content, wanted: Collection[str]) -> dict[str, str]:
+    """The wanted rows of a file that was read, with their digests.
+
+    Args:
+        file: its name.
+        content: what was read.
+        wanted: names of its rows; the name of a PDF stands for all its pages.
+
+    Raises:
+        Unreadable: see `pages_in`.
+    """
+    if not is_pdf(file):
+        return dict.fromkeys(wanted, content.digest)
+    pages = pages_in(content)
+    if file in wanted:
+        return pages.rows(file)
+    return {row: pages.digest(split_page(row)[1] or 1) for row in wanted}
+
+
+def data_of(row: str, content: Content) -> bytes:
+    """What is embedded for a row: the bytes of its file, or the page, drawn (see `draw_page`).
+
+    Raises:
+        UmeError: the page cannot be drawn.
+    """
+    page = split_page(row)[1]
+    return content.data if page is None else draw_page(content.data, page, "it", Limits())

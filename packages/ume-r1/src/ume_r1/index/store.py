@@ -28,7 +28,15 @@ from ume_r1.index.dates import check_date
 from ume_r1.index.description import Description, mismatch, read_description
 from ume_r1.index.disk import entries, is_local, is_there, remove, temporary
 from ume_r1.index.errors import DamagedIndex, disk_error
-from ume_r1.index.folders import Folder, FolderLike, directory_at, folder_at, is_uri
+from ume_r1.index.folders import (
+    TABLE,
+    Folder,
+    FolderLike,
+    directory_at,
+    folder_at,
+    is_table,
+    is_uri,
+)
 from ume_r1.index.hits import Hit, distinct, hits_of
 from ume_r1.index.options import Asked
 from ume_r1.index.pages import content_of, file_of
@@ -342,7 +350,8 @@ class Index:
 
     def update_command(self) -> str:
         """The command that brings the index up to date."""
-        return shlex.join(["ume", "index", str(self.folder), "--to", str(self.directory)])
+        words = ["ume", "index", str(self.folder).removeprefix(TABLE), "--to", str(self.directory)]
+        return shlex.join(words + (["--ray"] if is_table(self.description.folder) else []))
 
 
 def _narrow(kind: str | None, under: str, since: str | None, until: str | None) -> Narrow:

@@ -1,0 +1,1 @@
+"""What an item costs on a Ray cluster, as the number of items grows."""
