@@ -51,6 +51,13 @@ def test_all_that_does_not_fit_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidOption, match=r"loss\.tempreature") as caught:
         read_config("sft", "tiny", ["loss.tempreature=1", "optimizer.lr=-1"])
     assert "optimizer.lr -1" in str(caught.value)
+    assert "did you mean loss.temperature?" in str(caught.value)
+    with pytest.raises(InvalidOption, match=r"did you mean optimizer\?"):
+        read_config("sft", "tiny", ["optimiser.lr=1"])
+    with pytest.raises(InvalidOption, match=r"did you mean run\.steps\?"):
+        read_config("sft", "tiny", ["optimizer.steps=1"])
+    with pytest.raises(InvalidOption, match="has no YAML value"):
+        read_config("sft", "tiny", ["run.steps=[1"])
     with pytest.raises(InvalidOption, match="did you mean recommended-2b"):
         read_config("sft", "recomended-2b")
     (tmp_path / "a.yaml").write_text(f"extends: {tmp_path / 'a.yaml'}\n")

@@ -2,8 +2,8 @@
 
     pip install 'ray[serve]' and: serve run ray_serve:app
 
-Not run here. Ray's own batching is not used: a replica's session packs by tokens and lets rows join
-a running batch, which `@serve.batch` cannot.
+Tried on one machine's Ray without its streams; no test runs it. Ray's own batching is not used: a
+session packs by tokens and lets rows join a running batch, which `@serve.batch` cannot.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from ray import serve  # pyright: ignore[reportMissingImports]
 import ume_core
 from ume_core.session import open_session
 from ume_server.app import create_app
+from ume_server.service import warm
 from ume_server.settings import SERVER_LIMITS, SERVER_POLICY, Settings
 from ume_server.wire.ask import Served
 
@@ -23,7 +24,9 @@ def build() -> Any:
     """A replica's application; Ray calls it in the replica's process."""
     model = ume_core.load("ume-nano", policy=SERVER_POLICY, limits=SERVER_LIMITS)
     served = Served("ume-nano", ("disc", "gen", "both"), model.dimensions)
-    app, _ = create_app(open_session(model), served, model.signature("disc"), Settings())
+    session = open_session(model)
+    warm(session, served)
+    app, _ = create_app(session, served, model.signature("disc"), Settings())
     return app
 
 
@@ -32,9 +35,10 @@ class Embeddings:
     """One replica."""
 
 
-app = serve.deployment(
+deployment: Any = serve.deployment(
     Embeddings,
     max_ongoing_requests=256,
     max_queued_requests=256,
     autoscaling_config={"min_replicas": 1, "max_replicas": 4, "target_ongoing_requests": 64},
-).bind()
+)
+app = deployment.bind()

@@ -211,6 +211,21 @@ def test_heap_addresses_and_paths_are_taken_out_of_texts(text: str, shown: str) 
     assert scrubbed(text) == shown
 
 
+def test_a_fault_of_ours_is_said_in_the_shape_of_errors_and_tells_nothing(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start()
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("at /srv/ume/secret.py 0x7f31aa")
+
+    monkeypatch.setattr(server.service, "answer", fail)
+    with server.client() as client:
+        answer = client.post("/v1/embeddings", json={"input": "a dog"})
+    assert answer.status_code == 500 and answer.json()["error"]["code"] == "server_error"
+    assert "secret" not in answer.text
+
+
 def test_jpeg2000_inside_a_video_is_refused(server: Running) -> None:
     data = io.BytesIO()
     with av.open(data, "w", format="mov") as out:

@@ -113,7 +113,7 @@ def test_the_manifests_fit_the_schemas_of_kubernetes(path: Path) -> None:
 
 
 def test_the_ray_example_uses_what_the_server_has() -> None:
-    """Ray is not in this environment: its own parts are not run."""
+    """Ray's own parts are not run."""
     tree = ast.parse((DEPLOY / "ray_serve.py").read_text("utf-8"))
     from importlib import import_module
 

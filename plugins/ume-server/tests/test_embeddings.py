@@ -172,6 +172,8 @@ def test_unknown_fields_are_ignored_and_listed(server: Running) -> None:
         ({"input": ["a", ""]}, 400, "item 1: the text is empty"),
         ({"input": []}, 400, "input is empty"),
         ({"input": 3}, 400, "neither a string nor a list"),
+        ({"input": [{"role": "system", "content": True}]}, 400, "content is true or false"),
+        ({"messages": [{"role": "user", "content": 3}]}, 400, "no content"),
         ({}, 400, "either input or messages"),
         ({"input": "a", "messages": []}, 400, "either input or messages"),
         ({"input": "a", "model": "gpt-4"}, 404, "ume-nano:gen"),

@@ -51,7 +51,7 @@ def test_the_command_serves_with_a_full_disk_and_stops_on_sigterm(
         with httpx.Client(base_url=url, headers=headers, timeout=60) as client:
             answer = client.post("/v1/embeddings", json={"input": "a dog", "model": MODEL})
             equal([answer.json()["data"][0]["embedding"]], model.embed(["a dog"]).disc)
-            with socket.create_connection(("127.0.0.1", client.base_url.port)) as sock:
+            with socket.create_connection(("127.0.0.1", client.base_url.port or 0)) as sock:
                 sock.sendall(b"nonsense\r\n\r\n")  # which is logged
                 assert b" 400 " in sock.recv(4096)
             answer = client.post("/v1/embeddings", json={"input": "a dog", "mode": "gen"})

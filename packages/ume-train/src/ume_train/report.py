@@ -30,8 +30,8 @@ def write_report(run: Path, stage: str) -> Path:
     samples = run / "samples.txt"
     held = read_log(run, "held-out")
     measured = {
-        f"held-out recall@1, {n}": curve(f"held-out recall@1, {n}", *_points(held, n))
-        for n in ("recall", "disc", "gen")
+        f"held-out {n}": curve(f"recall@1 of {n}, held-out pairs", *_points(held, n), few=True)
+        for n in ("disc", "gen")
         if any(n in row for row in held)
     }
     page = (
@@ -54,21 +54,26 @@ def write_report(run: Path, stage: str) -> Path:
     return path
 
 
-def curve(name: str, steps: Sequence[int], values: Sequence[float]) -> str:
-    """One logged value by step, with its running mean, as SVG text."""
+def curve(name: str, steps: Sequence[int], values: Sequence[float], *, few: bool = False) -> str:
+    """One logged value by step, with its running mean, or as `few` points, as SVG text."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(4.6, 2.4), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
-        axes.plot(steps, values, color="#a0aec0", linewidth=0.8, marker=".", markersize=2)
-        mean = [
-            sum(values[max(0, n - _SMOOTH + 1) : n + 1]) / min(n + 1, _SMOOTH)
-            for n in range(len(values))
-        ]
-        axes.plot(steps, mean, color="#2b6cb0", linewidth=1.4)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if few:
+            axes.plot(steps, values, color="#2b6cb0", linewidth=1.4, marker="o", markersize=4)
+        else:
+            axes.plot(steps, values, color="#a0aec0", linewidth=0.8, marker=".", markersize=2)
+            mean = [
+                sum(values[max(0, n - _SMOOTH + 1) : n + 1]) / min(n + 1, _SMOOTH)
+                for n in range(len(values))
+            ]
+            axes.plot(steps, mean, color="#2b6cb0", linewidth=1.4)
         axes.set_title(name, loc="left")
         axes.set_xlabel("step")
         out = io.StringIO()

@@ -263,6 +263,12 @@ def _handle_errors(app: FastAPI, service: Service) -> None:
         del error
         return Response(status_code=499)  # nginx's code; nobody reads it
 
+    async def fault(_: Request, error: Exception) -> Response:
+        del error  # the gate logs it
+        made = ApiError(500, "the server failed. Fix: ask again", "server_error")
+        return JSONResponse(made.body(), 500)
+
+    app.add_exception_handler(Exception, fault)
     app.add_exception_handler(ApiError, ours)
     app.add_exception_handler(StarletteHTTPException, theirs)
     app.add_exception_handler(HTTPException, theirs)

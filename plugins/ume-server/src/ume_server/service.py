@@ -194,6 +194,12 @@ class Service:
         raise found
 
 
+def warm(session: Session, served: Served) -> None:
+    """Compute something in every mode: an engine may be loaded at its first item."""
+    for mode in served.modes:
+        session.submit("warm", mode=mode, max_new_tokens=None if mode == "disc" else 1).result()
+
+
 def _at(error: UmeError, index: int) -> UmeError:
     """The same error with the item's number: one that requests share is not changed."""
     copy = type(error)(error.cause, fix=error.fix, item=index)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from ume_core.errors import InvalidOption
 from ume_train.config.stages import GRPOConfig, SFTConfig, StageConfig
@@ -38,7 +38,14 @@ def read_config(stage: Stage, name: str, changes: Sequence[str] = ()) -> StageCo
         key, sign, value = change.partition("=")
         if not sign or not key:
             raise InvalidOption(f"--set {change!r} has no value", fix="write --set key=value")
-        _put(given, key.split("."), _scalar(yaml.safe_load(value)), change)
+        try:
+            found = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InvalidOption(
+                f"--set {change!r} has no YAML value ({' '.join(str(error).split())})",
+                fix="quote it, or close its brackets",
+            ) from error
+        _put(given, key.split("."), _scalar(found), change)
     return check_config(CONFIGS[stage], given, name)
 
 
@@ -52,9 +59,11 @@ def check_config(kind: type[C], given: Mapping[str, Any], name: str) -> C:
         return kind.model_validate(_scalar(given))
     except ValidationError as error:
         problems = [_problem(e) for e in error.errors()]
+        unknown = [e["loc"] for e in error.errors() if e["type"] == "extra_forbidden"]
+        meant = "".join(dict.fromkeys(_meant(kind, place) for place in unknown))
         raise InvalidOption(
             f"{name} does not fit: {'; '.join(problems)}",
-            fix=f"see the presets' files ({preset_file('sft', 'tiny').parent})",
+            fix=f"{meant}see the presets' files ({preset_file('sft', 'tiny').parent})",
         ) from error
 
 
@@ -117,6 +126,22 @@ def _scalar(value: Any) -> Any:
         except ValueError:
             return value
     return value
+
+
+def _meant(kind: type[BaseModel], place: tuple[int | str, ...]) -> str:
+    """The key that an unknown one is like: of its section, or of any."""
+    known: dict[str, list[str]] = {}
+    for section, field in kind.model_fields.items():
+        known.setdefault(section, []).append(section)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            for key in field.annotation.model_fields:
+                known.setdefault(key, []).append(f"{section}.{key}")
+    key = str(place[-1])
+    near = difflib.get_close_matches(key, known, n=1)
+    if not near:
+        return ""
+    beside = f"{place[0]}.{near[0]}"
+    return f"did you mean {beside if beside in known[near[0]] else known[near[0]][0]}? "
 
 
 def _problem(error: Any) -> str:

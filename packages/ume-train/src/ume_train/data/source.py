@@ -179,8 +179,9 @@ class FileSource:
         if self.data.bad_records == "error":
             shown = "\n  ".join(self.bad[:_SHOWN])
             more = f"\n  and {len(self.bad) - _SHOWN} more" if len(self.bad) > _SHOWN else ""
+            many = "1 record is bad" if len(self.bad) == 1 else f"{len(self.bad)} records are bad"
             raise InvalidItem(
-                f"{len(self.bad)} records are bad (all in {listing}):\n  {shown}{more}\n",
+                f"{many} (listed in {listing}):\n  {shown}{more}",
                 fix="mend them, or leave them out with --set data.bad_records=skip",
             )
 
@@ -189,7 +190,8 @@ def _aside_last(rows: int, held_out: int, seed: int) -> Ints:
     """All rows, those that are held out last, in the files' order otherwise."""
     if held_out > rows // 2:
         raise InvalidOption(
-            f"{held_out} of {rows} pairs are to be held out", fix="lower evaluate.pairs"
+            f"{held_out} of {rows} pairs are to be held out, and at most half can be",
+            fix=f"--set evaluate.pairs={max(2, rows // 8)}, or evaluate.every=0",
         )
     aside = np.zeros(rows, dtype=bool)
     aside[np.random.default_rng((seed, 2)).permutation(rows)[:held_out]] = True

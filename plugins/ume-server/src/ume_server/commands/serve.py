@@ -21,6 +21,7 @@ from ume_r1.settings import DEFAULT_MODEL
 from ume_server.app import create_app
 from ume_server.search.routes import SearchPage
 from ume_server.server import bind, serve
+from ume_server.service import warm
 from ume_server.settings import SERVER_LIMITS, SERVER_POLICY, Settings
 from ume_server.wire.ask import Served
 
@@ -73,9 +74,7 @@ def run(args: argparse.Namespace) -> int:
         name = args.served_name or model.signature("disc").model
         served = Served(name, tuple(m for m in MODES if m in model.modes), model.dimensions)
         session = open_session(model)
-        # An engine may be loaded at its first item, and computes its first one slowly.
-        for mode in served.modes:
-            session.submit("warm", mode=mode, max_new_tokens=None if mode == "disc" else 1).result()
+        warm(session, served)
         app, service = create_app(
             session,
             served,

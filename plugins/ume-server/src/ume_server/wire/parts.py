@@ -155,7 +155,11 @@ class PartReader:
             return ""
         if isinstance(content, str):
             return content
-        parts = [p for element in content for p in self.parts(element)] if content else []
+        if not isinstance(content, list):
+            raise InvalidItem(
+                f"a message's content is {_kind(content)}", fix="send a string or a list"
+            )
+        parts = [p for element in content for p in self.parts(element)]
         if not all(isinstance(p, Text) for p in parts):
             raise InvalidItem("only the user's turn may hold media", fix="put them there")
         return "".join(p.text for p in parts if isinstance(p, Text))

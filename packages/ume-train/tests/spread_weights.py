@@ -1,0 +1,56 @@
+"""What `test_spread.py` starts through accelerate: `python spread_weights.py DATA OUT [STAGE]`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import accelerate.accelerator
+import torch
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
+
+from ume_train.commands.stage import open_source
+from ume_train.config import read_config
+from ume_train.gather import rank
+from ume_train.grpo.trainer import GRPO
+from ume_train.sft import SFT
+
+STEPS = 4
+
+
+class OnCPU(AcceleratorState):
+    """accelerate's state, which takes no notice of FSDP on a CPU; all that follows is its own."""
+
+    def __init__(self, *args: Any, fsdp_plugin: Any = None, **rest: Any) -> None:
+        super().__init__(*args, fsdp_plugin=fsdp_plugin, **rest)
+        if fsdp_plugin is not None:
+            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+            PartialState().distributed_type = DistributedType.FSDP  # shared by all instances
+
+
+def main(data: Path, out: Path) -> None:
+    """SFT with GradCache and every kind of media in a batch; then, where spread, a GRPO step."""
+    torch.set_num_threads(1)
+    accelerate.accelerator.AcceleratorState = OnCPU  # type: ignore[misc]
+    common = ["model.precision=float32", "run.device=cpu", "optimizer.name=adamw",
+              "optimizer.lr=1e-3", "data.drawn=0", "data.order=file", "evaluate.every=0",
+              "model.start=ume-nano", "run.save_dtype=float32", "run.save_every=1",
+              f"data.files=[{{path: {data}/few.json, media: {data}/media}}]"]  # fmt: skip
+    sft: Any = read_config("sft", "tiny", [*common, "batch.pairs=4", "batch.chunk=1"])
+    run = SFT(sft, out / "sft", open_source("sft", sft, out / f"data-{rank()}"), STEPS)
+    run.train()
+    if run.accelerator.distributed_type is not DistributedType.FSDP:
+        return
+    grpo: Any = read_config(
+        "grpo", "tiny", [*common, "batch.pairs_per_reward=2", "rollouts.generations=2",
+                         "rollouts.new_tokens=16"],
+    )  # fmt: skip
+    GRPO(grpo, out / "grpo", open_source("grpo", grpo, out / f"data-{rank()}"), 1).train()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    os._exit(0)  # gloo's threads need not end in order
