@@ -212,13 +212,15 @@ def test_a_pdf_on_an_object_store_is_fetched_once(
     uri, index = f"{bucket.uri}/docs", tmp_path / "index"
     assert run("index", docs, "--to", tmp_path / "local")[0] == 0
     fetched: list[str] = []
-    read = RemoteFolder._read
+    read = RemoteFolder.contents
 
-    def noting(self: RemoteFolder, name: str) -> Any:
-        fetched.append(name)
-        return read(self, name)
+    def noting(self: RemoteFolder, names: Any) -> Any:
+        for name, content in read(self, names):
+            fetched.append(name)
+            yield name, content
 
-    monkeypatch.setattr(RemoteFolder, "_read", noting)
+    monkeypatch.setattr(RemoteFolder, "contents", noting)
+    monkeypatch.delattr(RemoteFolder, "digest")  # which fetches too
 
     def figures() -> tuple[int, ...]:
         found = json.loads(run("index", uri, "--to", index, "--json")[1])

@@ -75,10 +75,10 @@ def test_an_index_can_be_moved_to_a_store_and_back(
 def test_many_commits_on_a_store_are_merged_and_indexed(
     folder: Path, bucket: Bucket, model: FakeEmbedder, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ume_r1.index import build
+    from ume_r1.index import batches
 
-    monkeypatch.setattr(build, "_COMMIT_SECONDS", 0)
-    monkeypatch.setitem(build._CHUNK, "disc", 16)  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(batches, "_COMMIT_SECONDS", 0)
+    monkeypatch.setitem(batches._CHUNK, "disc", 16)  # pyright: ignore[reportPrivateUsage]
     monkeypatch.setattr("ume_r1.index.writer.ANN_ROWS", 300)
     monkeypatch.setattr("ume_r1.index.writer._UNINDEXED", 100)
     for number in range(400):
