@@ -165,7 +165,11 @@ def require_mode(
         from ume_core.loading import engines_with  # which imports this module
 
         others = ", ".join(engines_with(known, model))
-        none = "none is installed" if model is None else f"no installed one loads {model}"
+        none = (
+            "none is installed"
+            if model is None
+            else f"no installed one loads {model}; load the checkpoint that it was made from"
+        )
         raise ModeNotSupported(
             f"the {engine} engine has no {known} mode, only {', '.join(sorted(modes))}",
             fix=f"use an engine that has it: {others or none}",
