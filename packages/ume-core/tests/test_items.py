@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def kinds(item: Item) -> list[str]:
         (["which?", PIL, Path("b.jpg"), Text("!")], ["Text", "Image", "Image", "Text"]),
         ({"role": "user", "content": "hello"}, ["Text"]),
     ],
-    ids=str,
+    ids=lambda value: re.sub(" at 0x[0-9A-F]+", "", str(value)),
 )
 def test_a_spelling_becomes_parts_in_order(value: Any, expected: list[str]) -> None:
     assert kinds(as_item(value)) == expected

@@ -26,7 +26,7 @@ def ume_backends() -> list[BackendSpec]:
             factory="ume_vllm.engine:create_served",
             description="a running `vllm serve`, by its URL; disc and gen",
             requires=("urllib3",),
-            install="pip install 'ume-core[http]'",
+            install="pip install urllib3",
             can_load="ume_qwen.formats:checkpoint",
             options="ume_vllm.options:ServerOptions",
             priority=-10,  # by name, or by its option engine_url: it needs one
