@@ -37,8 +37,10 @@ def watching(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that watches a folder which holds its index; its first run is over."""
     command = [sys.executable, "-c", _CODE, "index", str(folder), "--to", str(folder / "index")]
     process = subprocess.Popen(
-        [*command, "--watch"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [*command, "--watch"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # Where the tests run in the background, they were told to ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     try:
         until(folder, lambda known: len(known) == 6)
         yield process

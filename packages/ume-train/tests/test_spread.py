@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -23,7 +24,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 def launched(configuration: Path, *arguments: Path) -> subprocess.Popen[bytes]:
-    """The script through accelerate, in a process group of its own."""
+    """The script through accelerate."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -31,7 +32,7 @@ def launched(configuration: Path, *arguments: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "accelerate.commands.launch", "--config_file", configuration,
          "--main_process_port", str(port), *arguments],
-        env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT,
     )  # fmt: skip
 
 
@@ -47,6 +48,17 @@ def configuration(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def kill(launcher: subprocess.Popen[bytes]) -> None:
+    """`kill -9` of a launcher and of its processes, which have sessions of their own."""
+    everybody = psutil.Process(launcher.pid).children(recursive=True)
+    launcher.kill()
+    for process in everybody:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    launcher.wait()
+    psutil.wait_procs(everybody)
+
+
 def test_weights_spread_by_fsdp2_learn_the_same_and_go_on(
     tmp_path: Path, drawn: Path, configuration: Path
 ) -> None:
@@ -56,8 +68,7 @@ def test_weights_spread_by_fsdp2_learn_the_same_and_go_on(
     killed = launched(configuration, SCRIPT, drawn, two)
     while killed.poll() is None and len(read_log(two / "sft")) < 2:
         time.sleep(0.05)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
+    kill(killed)
     assert len(read_log(two / "sft")) >= 2, (two / "said.txt").read_text()
     (saved, *_) = sorted((two / "sft" / "checkpoints").glob("step-??????"))[::-1]
     parts = [p.stat().st_size for p in (saved / "pytorch_model_fsdp_0").glob("*.distcp")]
