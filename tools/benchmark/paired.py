@@ -1,12 +1,14 @@
 """Two checkouts of this project against each other: is any case slower than it was?
 
     git worktree add ../old COMMIT && ../old/tools/setup main
-    python -m tools.benchmark.paired ../old [--rounds 15] [--name NAME]
+    python -m tools.benchmark.paired ../old [--rounds 8] [--starts 7] [--name NAME]
 
 Each checkout's ume-nano runs in a process of its own environment. They take turns on the same
 inputs, new ones every round, and the first of a round alternates. CPU seconds of one thread
 are compared, since other work on the machine hardly moves them; this checkout runs twice, and its
-second run is the control that shows the noise.
+second run is the control that shows the noise. A process may be a fifth slower than the next one
+of the same code, for as long as it lives (where its memory lies, most likely), so that all
+processes are started anew several times, and each time gives one ratio.
 """
 
 from __future__ import annotations
@@ -75,51 +77,66 @@ class Checkout:
         self._process.wait(60)
 
 
-def compare(old: Path, rounds: int) -> list[dict[str, Any]]:
-    """A row per case: median CPU and wall seconds, and the ratios to the old checkout's."""
-    sides = [Checkout("old", old), Checkout("new", ROOT), Checkout("new again", ROOT)]
-    rows: list[dict[str, Any]] = []
-    try:
-        for case in CASES:
-            found: dict[str, list[dict[str, float]]] = {side.label: [] for side in sides}
-            for turn in range(rounds + WARM):
-                first = turn % len(sides)
-                for side in sides[first:] + sides[:first]:
-                    taken = side.run(case, turn)
-                    if turn >= WARM:
-                        found[side.label].append(taken)
-            rows.append(_row(case, found))
-            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    finally:
-        for side in sides:
-            side.close()
-    return rows
+def compare(old: Path, rounds: int, starts: int) -> list[dict[str, Any]]:
+    """A row per case: median CPU and wall milliseconds, and the ratios to the old checkout's."""
+    found: dict[str, list[dict[str, dict[str, float]]]] = {case: [] for case in CASES}
+    for start in range(starts):
+        sides = [Checkout("old", old), Checkout("new", ROOT), Checkout("again", ROOT)]
+        try:
+            for case, medians in found.items():
+                medians.append(_medians(sides, case, rounds, start * (rounds + WARM)))
+                print(json.dumps([case, medians[-1]]), file=sys.stderr, flush=True)
+        finally:
+            for side in sides:
+                side.close()
+    return [_row(case, medians) for case, medians in found.items()]
 
 
-def _row(case: str, found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    cpu = {label: np.array([t["cpu"] for t in taken]) for label, taken in found.items()}
-    wall = {label: np.array([t["wall"] for t in taken]) for label, taken in found.items()}
-    ratio, control = cpu["new"] / cpu["old"], cpu["new again"] / cpu["new"]
+def _medians(
+    sides: list[Checkout], case: str, rounds: int, first_turn: int
+) -> dict[str, dict[str, float]]:
+    """Of a case in the processes that run: by side, `cpu` and `wall` in milliseconds."""
+    taken: dict[str, list[dict[str, float]]] = {side.label: [] for side in sides}
+    for turn in range(rounds + WARM):
+        first = turn % len(sides)
+        for side in sides[first:] + sides[:first]:
+            seconds = side.run(case, first_turn + turn)
+            if turn >= WARM:
+                taken[side.label].append(seconds)
+    return {
+        label: {kind: round(1000 * float(np.median([s[kind] for s in all_])), 2)
+                for kind in ("cpu", "wall")}
+        for label, all_ in taken.items()
+    }  # fmt: skip
+
+
+def _row(case: str, starts: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
+    def of(label: str, kind: str = "cpu") -> np.ndarray[Any, Any]:
+        return np.array([start[label][kind] for start in starts])
+
+    ratio, control = of("new") / of("old"), of("again") / of("new")
     return {
         "case": case,
-        "old cpu ms": round(1000 * float(np.median(cpu["old"])), 1),
-        "new cpu ms": round(1000 * float(np.median(cpu["new"])), 1),
+        "old cpu ms": round(float(np.median(of("old"))), 1),
+        "new cpu ms": round(float(np.median(of("new"))), 1),
         "new/old cpu": [round(float(q), 3) for q in np.percentile(ratio, [25, 50, 75])],
         "control": [round(float(q), 3) for q in np.percentile(control, [25, 50, 75])],
-        "new/old wall": round(float(np.median(wall["new"] / wall["old"])), 3),
+        "new/old wall": round(float(np.median(of("new", "wall") / of("old", "wall"))), 3),
     }
 
 
-def write(name: str, old: str, new: str, rounds: int, rows: list[dict[str, Any]]) -> None:
+def write(name: str, told: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """The report: JSON, Markdown, plot."""
-    stored = {"old": old, "new": new, "rounds": rounds, "cases": rows}
+    old, new = told["old"], told["new"]
+    stored = {**told, "cases": rows}
     (REPORTS / f"{name}.json").write_text(json.dumps(stored, indent=1) + "\n")
     lines = [
         f"# {new} against {old}",
         "",
-        f"ume-nano on a CPU, `python -m tools.benchmark.paired`, {rounds} rounds in turns after "
-        f"{WARM} to warm up. Medians, quartiles in brackets; below 1 the new checkout takes less. "
-        "The control is the new checkout against itself.",
+        f"ume-nano on a CPU, `python -m tools.benchmark.paired`: {told['starts']} times new processes, "
+        f"{told['rounds']} rounds in turns each after {WARM} to warm up. Medians over the starts, "
+        "quartiles in brackets; below 1 the new checkout takes less. The control is the new checkout "
+        "against itself.",
         "",
         "| case | old, CPU ms | new, CPU ms | new/old, CPU | control | new/old, wall |",
         "|---|---|---|---|---|---|",
@@ -177,7 +194,8 @@ def main() -> int:
     """Compare and write the report."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("old", type=Path, nargs="?", help="the other checkout, set up")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=8, help="of a start")
+    parser.add_argument("--starts", type=int, default=7, help="of all processes")
     parser.add_argument("--name", default="paired", help="of the report")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -194,7 +212,8 @@ def main() -> int:
         ).stdout.strip()
         for folder in (args.old, ROOT)
     )  # fmt: skip
-    write(args.name, old, new, args.rounds, compare(args.old.resolve(), args.rounds))
+    told = {"old": old, "new": new, "rounds": args.rounds, "starts": args.starts}
+    write(args.name, told, compare(args.old.resolve(), args.rounds, args.starts))
     return 0
 
 
