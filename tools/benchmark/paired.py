@@ -133,10 +133,10 @@ def write(name: str, told: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     lines = [
         f"# {new} against {old}",
         "",
-        f"ume-nano on a CPU, `python -m tools.benchmark.paired`: {told['starts']} times new processes, "
-        f"{told['rounds']} rounds in turns each after {WARM} to warm up. Medians over the starts, "
-        "quartiles in brackets; below 1 the new checkout takes less. The control is the new checkout "
-        "against itself.",
+        f"ume-nano on a CPU, `python -m tools.benchmark.paired`: {told['starts']} times new "
+        f"processes, {told['rounds']} rounds in turns each after {WARM} to warm up. Medians over "
+        "the starts, quartiles in brackets; below 1 the new checkout takes less. The control is "
+        "the new checkout against itself.",
         "",
         "| case | old, CPU ms | new, CPU ms | new/old, CPU | control | new/old, wall |",
         "|---|---|---|---|---|---|",
