@@ -16,6 +16,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from tools.stubs import write_stubs
+
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".cache" / "sglang"
 VERSION = "0.5.23"  # as ume-sglang's README and messages name it
@@ -28,24 +30,11 @@ _KNOWN = {
 _HEAD = """from collections.abc import AsyncIterator
 from typing import Any, Dict, List, Literal, Optional, Set, Tuple, TypedDict, Union
 """
-_UNTYPED = "from typing import Any\n\ndef __getattr__(name: str) -> Any: ...\n"
 
 
 def main() -> int:
     """Write the stubs, unless they are there."""
-    target, stamp = CACHE / "typings" / "sglang" / "__init__.pyi", CACHE / "version"
-    if target.is_file() and stamp.is_file() and stamp.read_text("utf-8") == VERSION:
-        return 0
-    target.parent.mkdir(parents=True, exist_ok=True)
-    stamp.unlink(missing_ok=True)
-    try:
-        target.write_text(fetched(), "utf-8")
-        stamp.write_text(VERSION, "utf-8")
-    except (OSError, subprocess.CalledProcessError) as error:
-        said = getattr(error, "stderr", None) or str(error)
-        print(f"SGLang {VERSION}: types not checked, its wheel cannot be had here: "
-              f"{said.strip()[-300:]}", file=sys.stderr)  # fmt: skip
-        target.write_text(_UNTYPED, "utf-8")
+    write_stubs(CACHE, "sglang", VERSION, f"SGLang {VERSION}, its wheel", fetched)
     return 0
 
 

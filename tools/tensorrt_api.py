@@ -16,7 +16,10 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+
+from tools.stubs import write_stubs
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".cache" / "tensorrt"
@@ -30,26 +33,13 @@ _SYMBOLS = (
     "getBuilderPluginRegistry", "getNvOnnxParserVersion", "getPluginRegistry",
     "initLibNvInferPlugins",
 )  # fmt: skip
-_UNTYPED = "from typing import Any\n\ndef __getattr__(name: str) -> Any: ...\n"
 
 
 def main() -> int:
     """Write the stubs of both lines that are not there yet."""
     for line, version in VERSIONS.items():
-        target = CACHE / line / "typings" / "tensorrt" / "__init__.pyi"
-        stamp = CACHE / line / "version"
-        if target.is_file() and stamp.is_file() and stamp.read_text("utf-8") == version:
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        stamp.unlink(missing_ok=True)
-        try:
-            target.write_text(stubs(line, version), "utf-8")
-            stamp.write_text(version, "utf-8")
-        except (OSError, subprocess.CalledProcessError) as error:
-            said = getattr(error, "stderr", None) or str(error)
-            print(f"TensorRT {version}: types not checked, its bindings cannot be read here: "
-                  f"{said.strip()[-300:]}", file=sys.stderr)  # fmt: skip
-            target.write_text(_UNTYPED, "utf-8")
+        what = f"TensorRT {version}, its bindings"
+        write_stubs(CACHE / line, "tensorrt", version, what, partial(stubs, line, version))
     return 0
 
 

@@ -19,6 +19,7 @@ from PIL import Image as PILImage
 from ume_core import Image, LimitExceeded, Limits, MediaError, Policy, Video
 from ume_core.fetch import Access
 from ume_core.media import isolation, load_video, open_picture
+from ume_core.testing.decoders import decoders, suspended_decoders
 
 Clip = Callable[..., Path]
 APART = Access(Policy(isolate=True))
@@ -33,11 +34,6 @@ def encoded(picture: PILImage.Image, kind: str, **options: object) -> bytes:
     return out.getvalue()
 
 
-def workers() -> list[psutil.Process]:
-    live = [c for c in psutil.Process().children() if c.status() != psutil.STATUS_ZOMBIE]
-    return [c for c in live if any("media.worker" in word for word in c.cmdline())]
-
-
 @pytest.fixture
 def clip(scene: PILImage.Image, write_clip: Clip) -> bytes:
     frames = [scene.rotate(10 * n) for n in range(12)]
@@ -48,14 +44,8 @@ def clip(scene: PILImage.Image, write_clip: Clip) -> bytes:
 def stopped(clip: bytes) -> Iterator[list[psutil.Process]]:
     """The processes that there are, which do nothing until they are told to go on."""
     load_video(Video(clip), APART)
-    found = workers()
-    assert found
-    for process in found:
-        process.suspend()
-    yield found
-    for process in found:
-        if process.is_running():
-            process.kill()
+    with suspended_decoders() as found:
+        yield found
 
 
 def test_clips_and_rare_pictures_have_the_same_pixels_and_warnings(
@@ -131,9 +121,9 @@ def test_a_process_has_bounds_and_none_of_its_parents_secrets(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "a-secret")
     monkeypatch.setattr(isolation, "_mine", {})
-    before = {process.pid for process in workers()}
+    before = {process.pid for process in decoders()}
     load_video(Video(clip), APART)
-    (process,) = [p for p in workers() if p.pid not in before]
+    (process,) = [p for p in decoders() if p.pid not in before]
     assert "HF_TOKEN" not in process.environ()
     limits = Path(f"/proc/{process.pid}/limits").read_text("utf-8")
     for name, most in (("core file size", 0), ("file size", 0), ("open files", 64)):

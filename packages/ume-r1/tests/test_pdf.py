@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -20,7 +19,7 @@ from ume_r1.index import BuildReport, Index, batches, build_index, folders, page
 from ume_r1.index.page import write_page
 from ume_r1.index.remote import RemoteFolder
 from ume_r1.index.writer import writing
-from ume_r1.testing import Bucket
+from ume_r1.testing import Bucket, fetched_names
 
 pytest.importorskip("pypdfium2", reason="pypdfium2 draws PDFs")
 Create = Callable[..., Index]
@@ -211,15 +210,7 @@ def test_a_pdf_on_an_object_store_is_fetched_once(
     bucket.upload(docs, "docs")
     uri, index = f"{bucket.uri}/docs", tmp_path / "index"
     assert run("index", docs, "--to", tmp_path / "local")[0] == 0
-    fetched: list[str] = []
-    read = RemoteFolder.contents
-
-    def noting(self: RemoteFolder, names: Any) -> Any:
-        for name, content in read(self, names):
-            fetched.append(name)
-            yield name, content
-
-    monkeypatch.setattr(RemoteFolder, "contents", noting)
+    fetched = fetched_names(monkeypatch)
     monkeypatch.delattr(RemoteFolder, "digest")  # which fetches too
 
     def figures() -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from ume_core.testing import FakeEmbedder
 from ume_r1.index import Index, build_index
 from ume_r1.index.reading import Content, Unreadable
 from ume_r1.index.remote import RemoteFolder
-from ume_r1.testing import SECRET, Bucket
+from ume_r1.testing import SECRET, Bucket, fetched_names
 
 Create = Callable[..., Index]
 Run = Callable[..., tuple[int, str, str]]
@@ -51,15 +51,7 @@ def test_the_next_run_fetches_what_changed_and_copies_what_moved(
 ) -> None:
     index = create(photos)  # pyright: ignore[reportArgumentType]
     build_index(index, photos, model)
-    fetched: list[str] = []
-    read = RemoteFolder.contents
-
-    def noting(self: RemoteFolder, names: Any) -> Any:
-        for name, content in read(self, names):
-            fetched.append(name)
-            yield name, content
-
-    monkeypatch.setattr(RemoteFolder, "contents", noting)
+    fetched = fetched_names(monkeypatch)
     build_index(index, photos, model)
     assert fetched == ["empty.txt"] or fetched == []
     fetched.clear()

@@ -12,8 +12,8 @@ from ume_core.errors import UmeError
 from ume_core.items import Item
 from ume_core.results import Record
 from ume_core.session import Embedded
-from ume_core.sessions.base import BaseSession, Kind
-from ume_core.sessions.jobs import How, Job
+from ume_core.sessions.base import BaseSession
+from ume_core.sessions.jobs import How, Job, Kind
 from ume_qwen.decoding import Decoding, GenRequest, Output
 from ume_qwen.render import RenderedPrompt
 

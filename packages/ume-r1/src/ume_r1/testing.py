@@ -1,4 +1,4 @@
-"""A local S3 server for tests of remote folders and indexes: moto's, in this process."""
+"""For tests of remote folders and indexes: a local S3 server, moto's, in this process."""
 
 from __future__ import annotations
 
@@ -89,3 +89,23 @@ class Bucket:
             path = folder / key.removeprefix(f"{prefix}/")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(self.get(key))
+
+
+def fetched_names(monkeypatch: Any) -> list[str]:
+    """A list that gets the name of each file as it is fetched.
+
+    Args:
+        monkeypatch: pytest's, which undoes it.
+    """
+    from ume_r1.index.remote import RemoteFolder
+
+    fetched: list[str] = []
+    read = RemoteFolder.contents
+
+    def noting(self: RemoteFolder, names: Any) -> Any:
+        for name, content in read(self, names):
+            fetched.append(name)
+            yield name, content
+
+    monkeypatch.setattr(RemoteFolder, "contents", noting)
+    return fetched

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+from PIL import Image as PILImage
 
 from ume_core.embedder import Embedder
 from ume_core.session import Session, open_session
@@ -98,3 +101,20 @@ def running(model: Embedder, settings: Settings, add: Any = None) -> Iterator[Ru
 def equal(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
     """Vectors are those of the library."""
     np.testing.assert_allclose(np.asarray(found, np.float32), expected, atol=tolerance)
+
+
+def png(size: tuple[int, int] = (8, 8), colour: str = "red") -> bytes:
+    """A picture of one colour."""
+    out = io.BytesIO()
+    PILImage.new("RGB", size, colour).save(out, "PNG")
+    return out.getvalue()
+
+
+def as_url(data: bytes, kind: str = "image/png") -> str:
+    """A data URL."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def message(response: httpx.Response) -> str:
+    """What an error says."""
+    return response.json()["error"]["message"]

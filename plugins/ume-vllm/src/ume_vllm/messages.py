@@ -30,11 +30,13 @@ class Conversation:
     Attributes:
         messages: OpenAI's, the last one open where `opens` is not "generation".
         opens: "message" where the last message goes on, "generation" where an answer begins.
-        read_alike: whether a tokenizer that knows the special tokens reads the same ids.
+        prompt_alike: whether a tokenizer that knows the special tokens reads the prompt's ids.
+        read_alike: whether it reads all of the ids.
     """
 
     messages: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     opens: str = "generation"
+    prompt_alike: bool = True
     read_alike: bool = True
 
     def request(self) -> dict[str, Any]:
@@ -84,8 +86,13 @@ def conversation(
         found.messages.append({"role": role, "content": content})
         if not closed:
             found.opens = "message"
-    found.read_alike = tokenizer.encode_trusted(tokenizer.decode(ids)) == ids
+    found.prompt_alike = _is_read(ids[: len(ids) - len(more)], tokenizer)
+    found.read_alike = _is_read(ids, tokenizer) if more else found.prompt_alike
     return found
+
+
+def _is_read(ids: list[int], tokenizer: Tokenizer) -> bool:
+    return tokenizer.encode_trusted(tokenizer.decode(ids)) == ids
 
 
 def _one_place_each(

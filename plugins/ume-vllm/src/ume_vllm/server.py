@@ -261,13 +261,12 @@ class Served:
         seed: int,
     ) -> None:  # fmt: skip
         tokenizer = self._prepare.tokenizer
-        patchify = self._prepare.patchify
-        if not conversation(prompt, (), tokenizer, patchify).read_alike:
+        asked = conversation(prompt, need.ids, tokenizer, self._prepare.patchify)
+        if not asked.prompt_alike:
             raise InvalidItem(
                 "its text spells a special token, which vLLM's server takes for one",
                 fix="use engine='vllm', in this process, for texts of users",
             )
-        asked = conversation(prompt, need.ids, tokenizer, patchify)
         if isinstance(need, Prefill):
             ticket.state = self._states.state(asked, len(prompt.ids) + len(need.ids))
         else:

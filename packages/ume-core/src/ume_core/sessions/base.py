@@ -10,14 +10,12 @@ from __future__ import annotations
 import os
 import threading
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from concurrent.futures import Future
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, Literal
 
 from ume_core.embedder import Sampling, as_ume_error, require_mode
 from ume_core.errors import (
@@ -28,20 +26,30 @@ from ume_core.errors import (
     UmeError,
 )
 from ume_core.forks import call_in_progress
-from ume_core.items import Item, ItemLike, Video, as_item, with_instruction
-from ume_core.media.isolation import is_rare
+from ume_core.items import ItemLike, as_item, with_instruction
 from ume_core.session import LANES, Embedded, Lane, Load, OnToken
-from ume_core.sessions.jobs import How, Job, Line, P, Queue, Ticket
+from ume_core.sessions.engine import Engine
+from ume_core.sessions.jobs import (
+    KINDS,
+    How,
+    Job,
+    Kind,
+    Line,
+    P,
+    Queue,
+    Ticket,
+    kind_of,
+    reads_at_once,
+    reads_slowly,
+    tell,
+)
 from ume_core.signature import Mode
 
-Kind = Literal["disc", "gen"]
-KINDS: tuple[Kind, ...] = ("disc", "gen")
 _AHEAD, _AHEAD_BYTES = 256, 256 * 1024 * 1024  # prepared items of a line; whichever comes first
-_SHORT = 2000  # characters
 _OTHERS = 256  # waiting jobs looked at to fill a pack
 
 
-class BaseSession(ABC, Generic[P]):
+class BaseSession(Engine[P]):
     """Base of the sessions. `P` is an item as the engine wants it."""
 
     def __init__(
@@ -82,66 +90,6 @@ class BaseSession(ABC, Generic[P]):
         self._threads.append(threading.Thread(target=self._compute, name="ume-run", daemon=True))
         self._began, self._process = False, os.getpid()
 
-    @abstractmethod
-    def prepare(self, item: Item, how: How, scope: str) -> P:
-        """Read an item's media and lay it out. Called by several threads.
-
-        Args:
-            item: what to read.
-            how: what is asked for it.
-            scope: whose it is; what is remembered of it serves the same scope only.
-
-        Raises:
-            UmeError: the item is bad.
-        """
-
-    @abstractmethod
-    def size(self, prepared: P) -> int:
-        """Bytes a prepared item holds."""
-
-    @abstractmethod
-    def key(self, prepared: P, how: How) -> Hashable:
-        """Equal for items that have the same vectors; None if that cannot be said."""
-
-    @abstractmethod
-    def budget(self, asked: int | None) -> int:
-        """Tokens of gen.
-
-        Raises:
-            InvalidOption: no number of tokens.
-        """
-
-    @abstractmethod
-    def fits(self, group: Sequence[Job[P]], more: Job[P]) -> bool:
-        """Whether one more job may be computed together with these."""
-
-    @abstractmethod
-    def compute(self, group: Sequence[Job[P]]) -> list[Embedded | UmeError]:
-        """The vectors of jobs that `fits` let through together."""
-
-    def check(self) -> None:
-        """Refuse to compute where it would hang or fail.
-
-        Raises:
-            EngineUnavailable: so here.
-        """
-
-    def step(self) -> bool:
-        """One step of answers that decode together; whether there was anything to do.
-
-        An engine whose gen does not decode row by row has none: its gen is computed in groups.
-        """
-        return False
-
-    def drop(self, jobs: Sequence[Job[P]]) -> None:
-        """Stop the answers of jobs that nobody wants any more."""
-
-    def end(self) -> None:
-        """Forget what decodes: the computing thread ends, or a step failed."""
-
-    steps: frozenset[Kind] = frozenset()
-    """The kinds that `step` computes."""
-
     def submit(
         self,
         item: ItemLike,
@@ -178,11 +126,11 @@ class BaseSession(ABC, Generic[P]):
         now = time.monotonic()
         future: Future[Embedded] = Future()
         due = now + (self._bulk_later if lane == "bulk" else 0.0)
-        job = Job[P](next(self._numbers), whole, how, scope, now, due, _reads_slowly(whole))
+        job = Job[P](next(self._numbers), whole, how, scope, now, due, reads_slowly(whole))
         ticket = Ticket[P](future, job, None if deadline is None else now + deadline, on_token)
         job.tickets.append(ticket)
         # Here and now, where that is sooner done than handed to a thread.
-        read = self._prepared(job) if lane == "query" and _reads_at_once(whole) else None
+        read = self._prepared(job) if lane == "query" and reads_at_once(whole) else None
         with self._changed:
             if self._closed:
                 raise EngineUnavailable("the session is closed", fix="open another one")
@@ -207,7 +155,7 @@ class BaseSession(ABC, Generic[P]):
         with self._changed:
             running: dict[str, int] = {"disc": 0, "gen": 0}
             for job in self._running.values():
-                running[_kind(job)] += 1
+                running[kind_of(job)] += 1
             waiting: dict[str, int] = {kind: len(self._lines[kind]) for kind in KINDS}
             reading = sum(
                 line.reading + len(line.unread) + len(line.slow) for line in self._lines.values()
@@ -259,7 +207,7 @@ class BaseSession(ABC, Generic[P]):
         with self._changed:
             job.texts[sample] = job.texts.get(sample, "") + text
             for ticket in job.tickets:
-                _tell(ticket, sample, text)
+                tell(ticket, sample, text)
 
     def finish(self, job: Job[P], outcome: Embedded | UmeError) -> None:
         """A job is done. For `step`."""
@@ -273,7 +221,7 @@ class BaseSession(ABC, Generic[P]):
     def fail_running(self, error: BaseException) -> None:
         """Fail what `step` computes: an error of the engine, not of an item."""
         with self._changed:
-            for job in [j for j in self._running.values() if _kind(j) in self.steps]:
+            for job in [j for j in self._running.values() if kind_of(j) in self.steps]:
                 self._finish(job, _engine_error(error))
 
     # Threads that read.
@@ -339,7 +287,7 @@ class BaseSession(ABC, Generic[P]):
                 ticket.job = same
                 same.tickets.append(ticket)
                 for sample, text in same.texts.items():
-                    _tell(ticket, sample, text)
+                    tell(ticket, sample, text)
             job.tickets, job.done = [], True
             line = self._line(same)
             if job.due < same.due and same.began is None:  # a query hastens the bulk it equals
@@ -485,7 +433,7 @@ class BaseSession(ABC, Generic[P]):
         with suppress(ValueError):
             job.tickets.remove(ticket)
         if not job.tickets and not job.done:
-            if job.began is not None and _kind(job) in self.steps:
+            if job.began is not None and kind_of(job) in self.steps:
                 self._dropped.append(job)
             self._forget(job)
 
@@ -503,39 +451,11 @@ class BaseSession(ABC, Generic[P]):
         return max(0.0, min(ends) - time.monotonic()) if ends else None
 
     def _line(self, job: Job[P]) -> Line[P]:
-        return self._lines[_kind(job)]
+        return self._lines[kind_of(job)]
 
     def _all(self) -> list[Job[P]]:
         waiting = [j for x in self._lines.values() for q in (x.unread, x.slow, x.ready) for j in q]
         return [*waiting, *self._running.values()]
-
-
-def _kind(job: Job[P]) -> Kind:
-    return "disc" if job.how.mode == "disc" else "gen"
-
-
-def _reads_slowly(item: Item) -> bool:
-    """Whether it holds a clip, a picture of a rare kind, or anything that is fetched."""
-    for part in item.media:
-        source = part.source
-        if isinstance(part, Video) and part.frames is None:
-            return True
-        if isinstance(source, bytes) and is_rare(source):
-            return True
-        if isinstance(source, str) and source[:8].lower().startswith(("http:", "https:")):
-            return True
-    return False
-
-
-def _reads_at_once(item: Item) -> bool:
-    """Whether it is a short text."""
-    return not item.media and len(item.text) + len(item.instruction or "") <= _SHORT
-
-
-def _tell(ticket: Ticket[P], sample: int, text: str) -> None:
-    if ticket.on_token is not None:
-        with suppress(Exception):  # a listener's fault is its own
-            ticket.on_token(sample, text)
 
 
 def _engine_error(error: BaseException) -> UmeError:

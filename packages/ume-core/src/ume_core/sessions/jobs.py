@@ -5,15 +5,20 @@ from __future__ import annotations
 import bisect
 from collections.abc import Hashable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from ume_core.embedder import Sampling
-from ume_core.items import Item
+from ume_core.items import Item, Video
+from ume_core.media.isolation import is_rare
 from ume_core.session import Embedded, OnToken
 from ume_core.signature import Mode
 
 P = TypeVar("P")
+Kind = Literal["disc", "gen"]
+KINDS: tuple[Kind, ...] = ("disc", "gen")
+_SHORT = 2000  # characters
 
 
 @dataclass(frozen=True)
@@ -147,3 +152,33 @@ class Queue(Generic[P]):
         at = bisect.bisect_left(self._jobs, (job.due, job.number))
         if at < len(self._jobs) and self._jobs[at][2] is job:
             del self._jobs[at]
+
+
+def kind_of(job: Job[P]) -> Kind:
+    """Which line a job waits in."""
+    return "disc" if job.how.mode == "disc" else "gen"
+
+
+def reads_slowly(item: Item) -> bool:
+    """Whether it holds a clip, a picture of a rare kind, or anything that is fetched."""
+    for part in item.media:
+        source = part.source
+        if isinstance(part, Video) and part.frames is None:
+            return True
+        if isinstance(source, bytes) and is_rare(source):
+            return True
+        if isinstance(source, str) and source[:8].lower().startswith(("http:", "https:")):
+            return True
+    return False
+
+
+def reads_at_once(item: Item) -> bool:
+    """Whether it is a short text."""
+    return not item.media and len(item.text) + len(item.instruction or "") <= _SHORT
+
+
+def tell(ticket: Ticket[P], sample: int, text: str) -> None:
+    """Hand on new text of an answer."""
+    if ticket.on_token is not None:
+        with suppress(Exception):  # a listener's fault is its own
+            ticket.on_token(sample, text)
