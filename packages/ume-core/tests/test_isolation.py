@@ -156,11 +156,12 @@ def test_a_decoder_that_was_taken_over_is_not_believed(
     clip: bytes, monkeypatch: pytest.MonkeyPatch, said: object, error: type[Exception], words: str
 ) -> None:
     lie = (
-        "import json, struct, sys\n"
+        "import json, os, struct, sys\n"
         "def say(v):\n"
         "    t = json.dumps(v).encode()\n"
         "    sys.stdout.buffer.write(struct.pack('>I', len(t)) + t); sys.stdout.flush()\n"
-        f"say({{}}); sys.stdin.buffer.read(4); say({said!r})"
+        f"say({{}}); sys.stdin.buffer.read(4); say({said!r}); os.close(1)\n"
+        "sys.stdin.buffer.read()"  # all of it, or its parent may find the pipe broken
     )
     monkeypatch.setattr(isolation, "_mine", {})
     monkeypatch.setattr(isolation, "_MAIN", lie)
