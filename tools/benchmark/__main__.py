@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import gc
 import json
 import os
 import platform
@@ -16,8 +17,10 @@ from typing import Any
 import torch
 
 from tools.benchmark import cold, duel, exported, extras, report
+from tools.benchmark.cases import ROWS
 from tools.benchmark.flops import matmul_rate, read_rate
 from tools.benchmark.race import Field, checkpoint, race
+from tools.benchmark.vllm import PYTHON
 from ume_torch.checkpoint import DTYPES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +34,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", default="2b", choices=("nano", "small", "2b"))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--cases", default=",".join((*CASES, "extras")), help="also: onnx")
+    parser.add_argument("--cases", default=",".join((*CASES, "extras")), help="also: onnx, vllm")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
         "--full", action="store_true", help="no smaller inputs for the 2B shape on a CPU: hours"
@@ -68,8 +71,8 @@ def _run(args: argparse.Namespace) -> int:
     usual = "bfloat16" if args.size == "2b" else "float32"
     dtype = args.dtype or usual
     began = time.time()
-    others = wanted == ["onnx"]
-    if others:
+    others = wanted in (["onnx"], ["vllm"])
+    if wanted == ["onnx"]:
         args.rounds = exported.ROUNDS
     full = args.full or args.size != "2b" or args.device != "cpu"
     disc = not {"gen", "sampling"}.issuperset(wanted)
@@ -85,22 +88,41 @@ def _run(args: argparse.Namespace) -> int:
     cases = [c for c in CASES if c in wanted and (c, args.size) != ("video", "nano")]
     found["cases"] = race(field, cases, args.rounds) if field is not None else {}
     found["extras"] = extras.measure(field) if field is not None and "extras" in wanted else {}
+    if wanted == ["vllm"]:
+        found["cases"] = _beside_vllm(args, dtype, full)
     if "onnx" in wanted:
         found["extras"] |= exported.measure(checkpoint(CACHE, args.size, dtype), CACHE, args.size)
     found["seconds"] = round(time.time() - began)
     REPORTS.mkdir(exist_ok=True)
     name = [args.size, torch.device(args.device).type]
-    name += ["onnx"] * others + [dtype] * (dtype != usual) + ["full"] * args.full
+    name += wanted * others + [dtype] * (dtype != usual) + ["full"] * args.full
     stem = REPORTS / "-".join(name)
     stem.with_suffix(".json").write_text(json.dumps(found, indent=1), "utf-8")
     stem.with_suffix(".md").write_text(report.markdown(found), "utf-8")
-    if cases:
+    if found["cases"]:
         report.plot(found, stem.with_suffix(".png"))
     elif others:
         title = f"{args.size} {dtype}, {found['hardware']}, {found['date']}"
         duel.plot(found["extras"]["onnxruntime"], title, stem.with_suffix(".png"))
     print(report.markdown(found))
     return 0
+
+
+def _beside_vllm(args: argparse.Namespace, dtype: str, full: bool) -> dict[str, Any]:
+    """Disc, then gen: no more models in memory at once than a case needs."""
+    if not PYTHON.exists():
+        raise SystemExit("vLLM is not installed here: tools/setup vllm")
+    found: dict[str, Any] = {}
+    for names, disc in ((("texts", "images"), True), (tuple(ROWS), False)):
+        field = Field.load(
+            CACHE, args.size, dtype, args.device, full, disc=disc, gen=not disc, vllm=True
+        )
+        found |= race(field, names, args.rounds)
+        assert field.vllm is not None
+        field.vllm.close()
+        del field
+        gc.collect()
+    return found
 
 
 def _hardware(device: str) -> str:

@@ -15,6 +15,7 @@ _WORDS = (
     "man woman child holds runs sits above below near far old new open closed stone wood paper "
     "light dark photo drawing of in on with and many two three left right morning evening river"
 ).split()
+ROWS = {"1 row": 1, "8 rows": 8, "32 rows": 32}
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Case:
     """A row of the report.
 
     Attributes:
-        kind: `disc`, `gen` or `sample`.
+        kind: `disc`, `gen`, `sample` or `rows` (gen of equal lengths, beside vLLM).
         lengths: generated tokens per sample (gen), or of every one (sample).
     """
 
@@ -106,3 +107,12 @@ def make_cases(seed: int, *, full: bool) -> list[Case]:
         Case("gen", "gen", [image(64, rng) for _ in lengths], lengths),
         Case("sampling", "sample", [image(64, rng)], (lengths[0],)),
     ]  # fmt: skip
+
+
+def make_rows(seed: int) -> list[Case]:
+    """Cases of 1, 8 and 32 answers of 48 tokens at once, to small pictures."""
+    rng = np.random.default_rng(seed)
+    return [
+        Case(name, "rows", [image(16, rng) for _ in range(count)], (48,) * count)
+        for name, count in ROWS.items()
+    ]

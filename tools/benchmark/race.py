@@ -16,8 +16,9 @@ from torch import Tensor
 
 import ume_nano
 from tools.benchmark.baselines import WORD, Mteb, Native, Upstream
-from tools.benchmark.cases import Case, Sample, make_cases
+from tools.benchmark.cases import Case, Sample, make_cases, make_rows
 from tools.benchmark.flops import disc_flops, synchronize, weight_bytes
+from tools.benchmark.vllm import Vllm
 from ume_core.embedder import Sampling
 from ume_core.options import LoadOptions
 from ume_core.results import Vectors
@@ -28,7 +29,9 @@ from ume_torch.engine import TorchEmbedder
 from ume_torch.generate import Row, Sampler, greedy
 from ume_torch.options import TorchOptions
 
-Runs = dict[str, Callable[[Case], Vectors | None]]
+Run = Callable[[Case], Vectors | None]
+Outcome = tuple[float, Vectors | None]  # seconds, and what came out
+_PAUSE = 0.25  # seconds until the threads of another process have stopped spinning
 
 
 def checkpoint(cache: Path, size: str, dtype: str) -> Path:
@@ -57,12 +60,14 @@ class Field:
     native: Native | None
     mteb: Mteb | None
     full: bool
+    vllm: Vllm | None = None
 
     @classmethod
     def load(
-        cls, cache: Path, size: str, dtype: str, device: str, full: bool, *, disc: bool
-    ) -> Field:
-        """Load everyone; sentence-transformers only where `disc` cases are run, which it has."""
+        cls, cache: Path, size: str, dtype: str, device: str, full: bool, *, disc: bool,
+        gen: bool = True, vllm: bool = False,
+    ) -> Field:  # fmt: skip
+        """Load everyone who takes part: sentence-transformers has `disc`, mteb's wrapper `gen`."""
         directory = checkpoint(cache, size, dtype)
         torch_dtype, native = DTYPES[dtype], None
         if disc:
@@ -77,13 +82,27 @@ class Field:
         return cls(
             size, directory, device, torch_dtype, TorchEmbedder(directory, options, own),
             Upstream(directory, torch_dtype, device), native,
-            Mteb(directory, device) if dtype == "bfloat16" else None, full,
+            Mteb(directory, device) if dtype == "bfloat16" and gen else None, full,
+            Vllm(directory, dtype, full=full) if vllm else None,
         )  # fmt: skip
 
-    def contestants(self, case: Case) -> Runs:
-        """Who runs a case, ours last."""
+    def contestants(self, case: Case, turn: int) -> dict[str, Callable[[], Outcome]]:
+        """Who runs a case, ours last but for vLLM."""
+        runs = {
+            label: partial(timed, run, case, self.device)
+            for label, run in self._here(case).items()
+        }  # fmt: skip
+        if self.vllm is not None:
+            label = "vLLM" if case.kind == "disc" else "vLLM, tokens alone"
+            runs[label] = partial(self.vllm.run, case.name, turn)
+        return runs
+
+    def _here(self, case: Case) -> dict[str, Run]:
+        """Those of this process."""
         if case.kind == "disc":
-            runs: Runs = {"upstream, one by one": lambda c: self.upstream.disc(c.samples, 1)}
+            runs: dict[str, Run] = {
+                "upstream, one by one": lambda c: self.upstream.disc(c.samples, 1)
+            }
             if len(case.samples) > 1:
                 runs["upstream, batches of 4"] = lambda c: self.upstream.disc(c.samples, 4)
             # A CPU's video: what one by one is, at the same price.
@@ -112,6 +131,20 @@ class Field:
                 runs["ours, no CUDA graphs (8 rows)"] = partial(self._gen, mode="gen", graphs=False)
             runs["ours, both (8 rows)"] = partial(self._gen, mode="both")
             return runs | {"ours (8 rows)": partial(self._gen, mode="gen")}
+        if case.kind == "rows":
+            runs = {}
+            if len(case.samples) == 1:
+                runs["upstream"] = lambda c: self.upstream.gen(c.samples, c.lengths, 1)
+            elif len(case.samples) == 8 and self.mteb is not None:
+                mteb = self.mteb
+                runs["mteb UMER1Wrapper, batches of 4 (4 rows)"] = lambda c: mteb.gen(
+                    c.samples[:4], c.lengths[:4], 4
+                )
+            elif len(case.samples) == 8:
+                runs["upstream, batches of 4 (4 rows)"] = lambda c: self.upstream.gen(
+                    c.samples[:4], c.lengths[:4], 4
+                )
+            return runs | {"ours": partial(self._gen, mode="gen")}
         return {
             "upstream, 8 samples": lambda c: self.upstream.gen(c.samples, c.lengths, 1, 8),
             "ours, 1 sample": partial(self._gen, mode="gen", samples=1),
@@ -162,6 +195,15 @@ def scripted(
         runner.recorder, runner.pick = usual, None
 
 
+def timed(run: Run, case: Case, device: str) -> Outcome:
+    """Run a case in this process."""
+    synchronize(device)
+    began = time.perf_counter()
+    vectors = run(case)
+    synchronize(device)
+    return time.perf_counter() - began, vectors
+
+
 def race(field: Field, names: Sequence[str], rounds: int) -> dict[str, Any]:
     """Times per case and contestant, one warm-up round before."""
     found: dict[str, Any] = {}
@@ -173,21 +215,20 @@ def race(field: Field, names: Sequence[str], rounds: int) -> dict[str, Any]:
         slow = field.size == "2b" and field.device == "cpu" and bool(found)
         for turn in range(1 if slow else 0, rounds + 1):
             case = _case(field, name, turn)
-            runs = list(field.contestants(case).items())
+            runs = list(field.contestants(case, turn).items())
             for label, _ in runs:
                 times.setdefault(label, [])
             # Who begins changes, so that heat and clocks favour nobody.
             shift = turn % len(runs)
             vectors: dict[str, Vectors | None] = {}
             for label, run in runs[shift:] + runs[:shift]:
-                synchronize(field.device)
-                began = time.perf_counter()
-                vectors[label] = run(case)
-                synchronize(field.device)
+                if field.vllm is not None:
+                    time.sleep(_PAUSE)
+                seconds, vectors[label] = run()
                 if turn:
-                    times[label].append(time.perf_counter() - began)
-                print(f"{name:9} round {turn} {label}: {time.perf_counter() - began:.2f} s",
-                      file=sys.stderr, flush=True)  # fmt: skip
+                    times[label].append(seconds)
+                print(f"{name:9} round {turn} {label}: {seconds:.2f} s", file=sys.stderr,
+                      flush=True)  # fmt: skip
             first = vectors[runs[0][0]]
             for label, found_vectors in vectors.items():
                 if (
@@ -204,7 +245,8 @@ def race(field: Field, names: Sequence[str], rounds: int) -> dict[str, Any]:
 
 
 def _case(field: Field, name: str, turn: int) -> Case:
-    return next(c for c in make_cases(turn, full=field.full) if c.name == name)
+    cases = [*make_cases(turn, full=field.full), *make_rows(turn)]
+    return next(c for c in cases if c.name == name)
 
 
 def _summary(

@@ -1,6 +1,6 @@
 """Load and faults on `ume serve`, beside the server one writes first.
 
-    python -m tools.load [--requests 50000] [--minutes 15] [--side 1500] [--out tools/load/report]
+    python -m tools.load [--requests 50000] [--minutes 15] [--side 600] [--out tools/load/report]
 
 Runs on loopback and ends: every phase has a number of requests. Each answer is compared with the
 vector `embed` gave the same item; the report says how many were wrong.
@@ -19,11 +19,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import torch
 from PIL import Image as PILImage
 
 import ume_core
@@ -36,6 +38,9 @@ from ume_qwen.embedder import QwenEmbedder
 WORDS = "red apple dog bus house tree cat moon ship bread camera castle left of above on a".split()
 CLIENTS = 32
 GEN_TOKENS = 24
+WARM = 20  # requests before the first round
+GEN_ANSWERS = 96  # of each side-by-side round: three for each client
+ROUNDS = 5  # of what is compared; every second one in the other order
 _SAMPLES = 50  # measurements of memory over the mixed run
 
 
@@ -44,30 +49,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=50_000, help="of the mixed run")
     parser.add_argument("--minutes", type=float, default=15.0, help="most of the mixed run")
-    parser.add_argument("--side", type=int, default=1500, help="of each side-by-side run")
+    parser.add_argument("--side", type=int, default=600, help="texts of each side-by-side round")
     parser.add_argument("--out", type=Path, default=Path("tools/load/report"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     log = Path(tempfile.mkdtemp()) / "servers.log"
+    torch.set_num_threads(1)  # as the servers have
     print("offline vectors ...", flush=True)
     model = ume_core.load("ume-nano", engine="torch", device="cpu", dtype="float32")
     phases = Phases(args.out / "phases.json", vars(args) | {"out": ""})
     phases.run("busy", lambda: os.getloadavg()[0])
-    texts = phrases(args.side)
+    texts = phrases(WARM + args.side * ROUNDS)
     disc = [Case("disc", body(input=t), v) for t, v in zip(texts, embed(model, texts), strict=True)]
-    some = texts[: max(40, args.side // 10)]
+    some = texts[:WARM] + texts[WARM :: max(1, args.side // GEN_ANSWERS)]
     gens = embed(model, some, mode="gen", max_new_tokens=GEN_TOKENS)
     gen = [
         Case("gen", body(input=t, mode="gen", max_new_tokens=GEN_TOKENS), v)
         for t, v in zip(some, gens, strict=True)
     ]
     mixed = mixture(model)
-    for name, measure in (
-        ("naive", lambda: beside(log, NAIVE, disc, gen)),
-        ("vllm", lambda: beside_vllm(log, texts, some)),
-        ("ours", lambda: beside(log, OURS, disc, gen)),
-    ):
-        phases.run(name, measure)
+    phases.run("engine", lambda: engine(model, texts[: args.side]))
+    phases.run("beside", lambda: beside(log, disc, gen, texts, some))
 
     def on_ours(measure: Callable[[Served], Any]) -> Any:
         with served(log, *OURS) as server:
@@ -113,7 +115,9 @@ def parts(found: Any) -> Iterator[dict[str, Any]]:
     if isinstance(found, dict):
         if "wrong" in found:
             yield found
-        for value in found.values():
+        found = list(found.values())
+    if isinstance(found, list):
+        for value in cast("list[Any]", found):
             yield from parts(value)
 
 
@@ -177,35 +181,87 @@ def summary(tally: Tally, kind: str | None = None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def beside(log: Path, command: tuple[str, ...], disc: list[Case], gen: list[Case]) -> Any:
-    """Throughput of disc and of gen, all clients at once."""
-    out: dict[str, Any] = {}
-    with served(log, *command) as server:
-        asyncio.run(drive(server.port, iter(disc[:50]), 8))  # warm
-        for name, cases in (("disc", disc), ("gen", gen)):
-            out[name] = summary(asyncio.run(drive(server.port, iter(cases), CLIENTS)))
-            print(f"{command[1]} {name}: {out[name]}", flush=True)
-    return out
+def engine(model: Any, texts: list[str]) -> dict[str, list[float]]:
+    """Disc items a second without HTTP, one a call and all in one call, in turn."""
+    found: dict[str, list[float]] = {"alone": [], "together": []}
+    for _ in range(ROUNDS):
+        for name, calls in (("alone", [[t] for t in texts]), ("together", [texts])):
+            began = time.perf_counter()
+            for items in calls:
+                model.embed(items)
+            found[name].append(len(texts) / (time.perf_counter() - began))
+    print(f"the engine alone: {found}", flush=True)
+    return found
 
 
-def beside_vllm(log: Path, texts: list[str], some: list[str]) -> Any:
-    """The same of vLLM's own server; None where `tools/setup vllm` has not been run.
+@dataclass(frozen=True)
+class Side:
+    """One server's endpoint, and what it is asked.
 
-    Its embeddings are asked for with the token ids of our prompts up to `<disc_emb>`, without the
-    blank picture, which has no token ids, and compared with `embed` under that convention. Its
-    chat completions take the recipe's own texts and write as many tokens.
+    Attributes:
+        server: its name in the report.
+        mode: `disc` or `gen`.
+        port, path: where.
+        cases: one round's.
+    """
+
+    server: str
+    mode: str
+    port: int
+    path: str
+    cases: list[Case]
+
+
+def beside(
+    log: Path, disc: list[Case], gen: list[Case], texts: list[str], some: list[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Throughput of disc and of gen, all clients at once, the servers in turn.
+
+    All servers are up from the first round to the last; those that are not asked wait.
+
+    Returns:
+        Rounds of every server's modes, by `server mode`; vLLM's where it is installed.
+    """
+    sides: list[Side] = []
+    with ExitStack() as servers:
+        for name, command in (("naive", NAIVE), ("ours", OURS)):
+            port = servers.enter_context(served(log, *command)).port
+            for mode, cases in (("disc", disc), ("gen", gen)):
+                sides.append(Side(name, mode, port, "/v1/embeddings", cases))
+        sides += sides_of_vllm(log, servers, texts, some)
+        found: dict[str, list[dict[str, Any]]] = {}
+        for side in sides:
+            asyncio.run(drive(side.port, iter(side.cases[:WARM]), 8, path=side.path))
+        for number in range(ROUNDS):
+            for side in sides if number % 2 else sides[::-1]:
+                # Never the same: vLLM keeps prefixes.
+                cases = iter(side.cases[WARM + number :: ROUNDS])
+                tally = asyncio.run(drive(side.port, cases, CLIENTS, path=side.path))
+                key = f"{side.server} {side.mode}"
+                found.setdefault(key, []).append(summary(tally))
+                print(f"round {number + 1}, {key}: {found[key][-1]}", flush=True)
+    return found
+
+
+def sides_of_vllm(
+    log: Path, servers: ExitStack, texts: list[str], some: list[str]
+) -> Iterator[Side]:
+    """vLLM's own two servers; none where `tools/setup vllm` has not been run.
+
+    Their embeddings are asked for with the token ids of our prompts up to `<disc_emb>`, without
+    the blank picture, which has no token ids, and compared with `embed` under that convention.
+    Their chat completions take the recipe's own texts and write as many tokens.
     """
     if not Path(VLLM_PYTHON).exists():
-        return None
+        return
     model = ume_core.load(
         "ume-nano", engine="torch", device="cpu", dtype="float32", text_only="plain"
     )
     assert isinstance(model, QwenEmbedder)
-    vectors = embed(model, texts)
     disc = [
         Case("disc", body(model="ume-nano", input=model.prepared(Item((Text(t),)), "disc", 0)
              .ids.tolist()), v)
-        for t, v in zip(texts, vectors, strict=True)
+        for t, v in zip(texts, embed(model, texts), strict=True)
     ]  # fmt: skip
     before, after = model.prepare.conventions.prompt.around_disc(True)
     gen = [
@@ -215,20 +271,17 @@ def beside_vllm(log: Path, texts: list[str], some: list[str]) -> Any:
         ))
         for t in some
     ]  # fmt: skip
-    place, out = model.checkpoint.directory, dict[str, Any]()
-    for name, runner, path, cases in (
+    for mode, runner, path, cases in (
         ("disc", "pooling", "/v1/embeddings", disc),
         ("gen", "generate", "/v1/chat/completions", gen),
     ):
-        with served(log, *vllm(place, runner), python=VLLM_PYTHON) as server:
-            asyncio.run(drive(server.port, iter(cases[:50]), 8, path=path))  # warm
-            out[name] = summary(asyncio.run(drive(server.port, iter(cases), CLIENTS, path=path)))
-            print(f"vllm {name}: {out[name]}", flush=True)
-    return out
+        command = vllm(model.checkpoint.directory, runner)
+        port = servers.enter_context(served(log, *command, python=VLLM_PYTHON)).port
+        yield Side("vllm", mode, port, path, cases)
 
 
 def interference(server: Served, disc: list[Case], gen: list[Case]) -> Any:
-    """Disc alone, and the same while gen keeps the server busy."""
+    """Disc alone, and the same while gen keeps the server busy, in turn."""
     long = [
         Case("gen", body(input=json.loads(c.body)["input"], mode="gen", lane="bulk",
                          max_new_tokens=100))
@@ -248,10 +301,14 @@ def interference(server: Served, disc: list[Case], gen: list[Case]) -> Any:
         stop.set()
         return measured, await background
 
-    alone = summary(asyncio.run(drive(server.port, iter(disc[:600]), 2)))
-    measured, background = asyncio.run(both())
-    out = {"alone": alone, "under_gen": summary(measured), "gen": summary(background)}
-    print(f"interference: {out}", flush=True)
+    out: dict[str, list[dict[str, Any]]] = {"alone": [], "under_gen": [], "gen": []}
+    for number in range(ROUNDS):
+        out["alone"].append(summary(asyncio.run(drive(server.port, iter(disc[:600]), 2))))
+        measured, background = asyncio.run(both())
+        out["under_gen"].append(summary(measured))
+        out["gen"].append(summary(background))
+        print(f"interference, round {number + 1}: {[found[-1] for found in out.values()]}",
+              flush=True)  # fmt: skip
     return out
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from typing import Any, Literal, TypeAlias, get_args
 
 from ume_core.errors import InvalidOption, SignatureMismatch, did_you_mean
@@ -84,7 +85,7 @@ class Signature:
                 fix="embed both sides with the same model, mode and settings",
             )
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """16 hex digits over the fields that matter for comparison."""
         kept = {k: v for k, v in asdict(self).items() if k not in _NAMES_ONLY}

@@ -31,7 +31,7 @@ from ume_core.items import Item, ItemLike
 from ume_core.options import LoadOptions
 from ume_core.results import EmbeddingResult, Record, Vectors
 from ume_core.session import BULK_LATER
-from ume_core.signature import Mode, Signature
+from ume_core.signature import MODES, Mode, Signature, check_mode
 from ume_qwen.checkpoint import Checkpoint
 from ume_qwen.decoding import Decoding, GenRequest, Output
 from ume_qwen.prefetch import prepare_ahead
@@ -68,7 +68,7 @@ class QwenEmbedder(ABC):
         self._loaded_in = os.getpid()
         self.prepare = Preparer(checkpoint, options)
         conventions, patches = self.prepare.conventions, self.prepare.patchify.config
-        self._signature = Signature(
+        signature = Signature(
             model=checkpoint.name,
             weights=weights,
             mode="disc",
@@ -85,6 +85,7 @@ class QwenEmbedder(ABC):
             thinking=_thinking(options),
             decoding="draft" if options.jpeg_draft else "exact",
         )
+        self._signatures = {mode: signature.for_mode(mode) for mode in MODES}
 
     @abstractmethod
     def disc_vectors(self, prompts: Sequence[RenderedPrompt]) -> list[Vectors | UmeError]:
@@ -121,7 +122,7 @@ class QwenEmbedder(ABC):
 
     def signature(self, mode: Mode) -> Signature:
         """The signature of vectors of this mode."""
-        return self._signature.for_mode(mode)
+        return self._signatures[check_mode(mode)]
 
     def embed(
         self,

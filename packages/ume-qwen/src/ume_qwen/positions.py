@@ -30,19 +30,23 @@ def mrope_positions(
         tokens_per_second: Qwen2.5-VL's temporal scale; None for Qwen2-VL, whose temporal position
             is the temporal patch's number.
     """
-    columns: list[Positions] = []
-    start = 0
-    for span in spans:
+    sizes = [span if isinstance(span, int) else span.tokens for span in spans]
+    out = np.empty((3, sum(sizes)), dtype=np.int64)
+    at = start = 0
+    for span, size in zip(spans, sizes, strict=True):
+        block = out[:, at : at + size]
+        at += size
         if isinstance(span, int):
-            columns.append(np.broadcast_to(np.arange(start, start + span), (3, span)))
+            block[:] = np.arange(start, start + span)
             start += span
             continue
         t, h, w = span.grid[0], span.grid[1] // MERGE, span.grid[2] // MERGE
         step = 1.0 if tokens_per_second is None else span.seconds_per_grid * tokens_per_second
         # float32 and truncation, as torch computes it upstream.
         times = (np.arange(t, dtype=np.float32) * np.float32(step)).astype(np.int64)
-        axes = np.meshgrid(times, np.arange(h), np.arange(w), indexing="ij")
-        block = np.stack([np.ravel(axis) for axis in axes]).astype(np.int64) + start
-        columns.append(block)
-        start = int(block.max()) + 1
-    return np.concatenate(columns, axis=1)
+        block[0] = np.repeat(times, h * w)
+        block[1] = np.tile(np.repeat(np.arange(h), w), t)
+        block[2] = np.tile(np.arange(w), t * h)
+        block += start
+        start += max(int(times[-1]), h - 1, w - 1) + 1
+    return out

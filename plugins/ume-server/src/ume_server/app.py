@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
+import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import HTTPException
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
@@ -129,7 +130,7 @@ class Api:
 
     async def _json(self, ask: Ask, build: Callable[[], dict[str, Any]]) -> Response:
         def write() -> bytes:
-            return json.dumps(build(), ensure_ascii=False, allow_nan=False).encode()
+            return orjson.dumps(build())
 
         body = await asyncio.to_thread(write) if len(ask.items) >= _MANY else write()
         ignored = {"x-ume-ignored": ", ".join(ask.ignored)} if ask.ignored else {}
