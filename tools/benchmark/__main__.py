@@ -19,7 +19,7 @@ import torch
 from tools.benchmark import cold, duel, exported, extras, report
 from tools.benchmark.cases import ROWS
 from tools.benchmark.flops import matmul_rate, read_rate
-from tools.benchmark.race import Field, checkpoint, race
+from tools.benchmark.race import Field, checkpoint, race, where_time_goes
 from tools.benchmark.vllm import PYTHON
 from ume_torch.checkpoint import DTYPES
 
@@ -89,7 +89,7 @@ def _run(args: argparse.Namespace) -> int:
     found["cases"] = race(field, cases, args.rounds) if field is not None else {}
     found["extras"] = extras.measure(field) if field is not None and "extras" in wanted else {}
     if wanted == ["vllm"]:
-        found["cases"] = _beside_vllm(args, dtype, full)
+        found["cases"], found["extras"] = _beside_vllm(args, dtype, full)
     if "onnx" in wanted:
         found["extras"] |= exported.measure(checkpoint(CACHE, args.size, dtype), CACHE, args.size)
     found["seconds"] = round(time.time() - began)
@@ -108,21 +108,25 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _beside_vllm(args: argparse.Namespace, dtype: str, full: bool) -> dict[str, Any]:
-    """Disc, then gen: no more models in memory at once than a case needs."""
+def _beside_vllm(
+    args: argparse.Namespace, dtype: str, full: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Disc, then gen: no more models in memory at once than a case needs. Races, and profiles."""
     if not PYTHON.exists():
         raise SystemExit("vLLM is not installed here: tools/setup vllm")
-    found: dict[str, Any] = {}
+    races: dict[str, Any] = {}
+    profiles: list[dict[str, Any]] = []
     for names, disc in ((("texts", "images"), True), (tuple(ROWS), False)):
         field = Field.load(
             CACHE, args.size, dtype, args.device, full, disc=disc, gen=not disc, vllm=True
         )
-        found |= race(field, names, args.rounds)
+        races |= race(field, names, args.rounds)
+        profiles += where_time_goes(field, names)
         assert field.vllm is not None
         field.vllm.close()
         del field
         gc.collect()
-    return found
+    return races, {"where the time goes, seconds": profiles}
 
 
 def _hardware(device: str) -> str:

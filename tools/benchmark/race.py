@@ -18,6 +18,7 @@ import ume_nano
 from tools.benchmark.baselines import WORD, Mteb, Native, Upstream
 from tools.benchmark.cases import Case, Sample, make_cases, make_rows
 from tools.benchmark.flops import disc_flops, synchronize, weight_bytes
+from tools.benchmark.profiled import profiled
 from tools.benchmark.vllm import Vllm
 from ume_core.embedder import Sampling
 from ume_core.options import LoadOptions
@@ -31,6 +32,7 @@ from ume_torch.options import TorchOptions
 
 Run = Callable[[Case], Vectors | None]
 Outcome = tuple[float, Vectors | None]  # seconds, and what came out
+_PROFILED = 1000  # a seed beyond all rounds
 _PAUSE = 0.25  # seconds until the threads of another process have stopped spinning
 
 
@@ -90,14 +92,14 @@ class Field:
         """Who runs a case, ours last but for vLLM."""
         runs = {
             label: partial(timed, run, case, self.device)
-            for label, run in self._here(case).items()
+            for label, run in self.contestants_here(case).items()
         }  # fmt: skip
         if self.vllm is not None:
             label = "vLLM" if case.kind == "disc" else "vLLM, tokens alone"
             runs[label] = partial(self.vllm.run, case.name, turn)
         return runs
 
-    def _here(self, case: Case) -> dict[str, Run]:
+    def contestants_here(self, case: Case) -> dict[str, Run]:
         """Those of this process."""
         if case.kind == "disc":
             runs: dict[str, Run] = {
@@ -242,6 +244,20 @@ def race(field: Field, names: Sequence[str], rounds: int) -> dict[str, Any]:
                     cosines.setdefault(label, []).append(float(products.min()))
         found[name] = _summary(field, case, times, cosines)
     return found
+
+
+def where_time_goes(field: Field, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Profiles of ours and of vLLM, on inputs that no round has had."""
+    assert field.vllm is not None
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        case = _case(field, name, _PROFILED)
+        ours = partial(field.contestants_here(case)["ours"], case)
+        rows.append({"case": name, "": "ours"} | profiled(ours))
+        time.sleep(_PAUSE)
+        rows.append({"case": name, "": "vLLM"} | field.vllm.profile(name, _PROFILED))
+        time.sleep(_PAUSE)
+    return rows
 
 
 def _case(field: Field, name: str, turn: int) -> Case:

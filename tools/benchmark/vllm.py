@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from tools.benchmark.cases import Case, Sample, make_cases, make_rows
+from tools.benchmark.profiled import profiled
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
@@ -49,15 +50,22 @@ class Vllm:
         Raises:
             RuntimeError: the process ended.
         """
+        found = self._ask(case, turn, profile=False)
+        vectors = found["vectors"]
+        return found["seconds"], None if vectors is None else np.array(vectors, dtype=np.float32)
+
+    def profile(self, case: str, turn: int) -> dict[str, float]:
+        """Where a case's time goes; see `profiled`."""
+        return self._ask(case, turn, profile=True)["profile"]
+
+    def _ask(self, case: str, turn: int, *, profile: bool) -> dict[str, Any]:
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps([case, turn]) + "\n")
+        self._process.stdin.write(json.dumps([case, turn, profile]) + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"vLLM's process ended with status {self._process.wait()}")
-        found = json.loads(line)
-        vectors = found["vectors"]
-        return found["seconds"], None if vectors is None else np.array(vectors, dtype=np.float32)
+        return json.loads(line)
 
     def close(self) -> None:
         """End the process."""
@@ -77,17 +85,22 @@ def _serve() -> None:
     embedder: Any = load(directory, engine="vllm", conventions="readme", dtype=dtype)
     generating = Instance(Path(directory), dtype, "generate", VllmOptions())
     for line in sys.stdin:
-        name, turn = json.loads(line)
+        name, turn, profile = json.loads(line)
         cases = [*make_cases(turn, full=full), *make_rows(turn)]
         case = next(c for c in cases if c.name == name)
-        began = time.perf_counter()
-        vectors = None
-        if case.kind == "disc":
-            vectors = embedder.embed([s.item for s in case.samples]).vectors("disc").tolist()
+
+        def run(case: Case = case) -> Any:
+            if case.kind == "disc":
+                return embedder.embed([s.item for s in case.samples]).vectors("disc").tolist()
+            return _generate(embedder, generating, case)
+
+        if profile:
+            answer: dict[str, Any] = {"profile": profiled(run)}
         else:
-            _generate(embedder, generating, case)
-        seconds = time.perf_counter() - began
-        print(json.dumps({"seconds": seconds, "vectors": vectors}), file=answers, flush=True)
+            began = time.perf_counter()
+            vectors = run()
+            answer = {"seconds": time.perf_counter() - began, "vectors": vectors}
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 def _generate(embedder: Any, instance: Any, case: Case) -> None:
