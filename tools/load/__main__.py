@@ -62,14 +62,15 @@ def main() -> None:
     texts = phrases(WARM + args.side * ROUNDS)
     disc = [Case("disc", body(input=t), v) for t, v in zip(texts, embed(model, texts), strict=True)]
     some = texts[:WARM] + texts[WARM :: max(1, args.side // GEN_ANSWERS)]
-    gens = embed(model, some, mode="gen", max_new_tokens=GEN_TOKENS)
+    answered = model.embed(some, mode="gen", max_new_tokens=GEN_TOKENS)
     gen = [
         Case("gen", body(input=t, mode="gen", max_new_tokens=GEN_TOKENS), v)
-        for t, v in zip(some, gens, strict=True)
+        for t, v in zip(some, answered.vectors("gen"), strict=True)
     ]
+    as_long = [(t, r.generated_tokens) for t, r in zip(some, answered.records, strict=True)]
     mixed = mixture(model)
     phases.run("engine", lambda: engine(model, texts[: args.side]))
-    phases.run("beside", lambda: beside(log, disc, gen, texts, some))
+    phases.run("beside", lambda: beside(log, disc, gen, texts, as_long))
 
     def on_ours(measure: Callable[[Served], Any]) -> Any:
         with served(log, *OURS) as server:
@@ -213,7 +214,7 @@ class Side:
 
 
 def beside(
-    log: Path, disc: list[Case], gen: list[Case], texts: list[str], some: list[str]
+    log: Path, disc: list[Case], gen: list[Case], texts: list[str], as_long: list[tuple[str, int]]
 ) -> dict[str, list[dict[str, Any]]]:
     """Throughput of disc and of gen, all clients at once, the servers in turn.
 
@@ -228,7 +229,7 @@ def beside(
             port = servers.enter_context(served(log, *command)).port
             for mode, cases in (("disc", disc), ("gen", gen)):
                 sides.append(Side(name, mode, port, "/v1/embeddings", cases))
-        sides += sides_of_vllm(log, servers, texts, some)
+        sides += sides_of_vllm(log, servers, texts, as_long)
         found: dict[str, list[dict[str, Any]]] = {}
         for side in sides:
             asyncio.run(drive(side.port, iter(side.cases[:WARM]), 8, path=side.path))
@@ -244,13 +245,13 @@ def beside(
 
 
 def sides_of_vllm(
-    log: Path, servers: ExitStack, texts: list[str], some: list[str]
+    log: Path, servers: ExitStack, texts: list[str], as_long: list[tuple[str, int]]
 ) -> Iterator[Side]:
     """vLLM's own two servers; none where `tools/setup vllm` has not been run.
 
     Their embeddings are asked for with the token ids of our prompts up to `<disc_emb>`, without
     the blank picture, which has no token ids, and compared with `embed` under that convention.
-    Their chat completions take the recipe's own texts and write as many tokens.
+    Their chat completions take the recipe's own texts and write as many tokens as we do.
     """
     if not Path(VLLM_PYTHON).exists():
         return
@@ -266,10 +267,10 @@ def sides_of_vllm(
     before, after = model.prepare.conventions.prompt.around_disc(True)
     gen = [
         Case("gen", body(
-            model="ume-nano", max_tokens=GEN_TOKENS, ignore_eos=True, temperature=0,
+            model="ume-nano", max_tokens=length, ignore_eos=True, temperature=0,
             messages=[{"role": "user", "content": f"{t}{before}<disc_emb>{after}"}],
         ))
-        for t in some
+        for t, length in as_long
     ]  # fmt: skip
     for mode, runner, path, cases in (
         ("disc", "pooling", "/v1/embeddings", disc),

@@ -30,10 +30,9 @@ def write_report(figures: dict[str, Any], rows: list[int], dimensions: int, to: 
     lines = [
         "# An index of a million rows",
         "",
-        f"`python -m tools.scale` on two cores shared with other work (load: see the table): "
-        f"{dimensions} float32 dimensions in 2,000 clusters, rows written by the index's writer in "
-        "commits of 4,096, each step a process of its own. Seconds of wall clock are those of a "
-        "busy machine; CPU seconds are the process's own.",
+        f"`python -m tools.scale` on two cores: {dimensions} float32 dimensions in 2,000 clusters, "
+        "rows written by the index's writer in commits of 4,096, each step a process of its own. "
+        "CPU seconds are the process's own, and load is the machine's average at a step's end.",
         "",
         "| step | rows | CPU s | wall s | load | peak memory, MiB | other |",
         "|---|---|---|---|---|---|---|",
@@ -46,7 +45,7 @@ def write_report(figures: dict[str, Any], rows: list[int], dimensions: int, to: 
                 continue
             lines.append(
                 f"| {step} | {size:,} | {found['cpu_seconds']:.1f} | {found['seconds']:.0f} | "
-                f"{found['load']:.0f} | {found['peak_bytes'] / _MIB:.0f} | {_other(found)} |"
+                f"{found['load']:.1f} | {found['peak_bytes'] / _MIB:.0f} | {_other(found)} |"
             )
     lines += [
         "",
