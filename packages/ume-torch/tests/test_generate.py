@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from ume_core.embedder import Sampling
 from ume_qwen.thinking import StopRules
 from ume_qwen.tokens import SpecialTokens
 from ume_torch.generate import DecodeBatch, Row, Sampler, choose
-from ume_torch.kv import KeyValues, Shape
+from ume_torch.kv import KeyValues, Shape, compacted
 from ume_torch.steps import Plain
 
 GEN, END, PAD = 7, 8, 9
@@ -139,6 +140,23 @@ def test_memory_follows_the_tokens() -> None:
     assert sizes[-1] - sizes[0] == 256 * per_token
     assert all(s <= per_token * (10 + i + 1 + 64) for i, s in enumerate(sizes))
     assert cache.bytes_for(1, 10 + 256) == sizes[-1]
+
+
+def test_rows_that_stay_keep_their_own_keys_and_few_of_them_move() -> None:
+    for kept in itertools.chain.from_iterable(
+        itertools.combinations(range(6), n) for n in range(7)
+    ):
+        cache = KeyValues(Shape(2, 1, 3, torch.float32, CPU))
+        prompts = [[(torch.full((n + 1, 1, 3), float(n)),) * 2] * 2 for n in range(6)]
+        cache.add(prompts)
+        order = compacted(kept)
+        cache.keep(order)
+        assert sorted(order) == list(kept) and cache.lengths == [row + 1 for row in order]
+        for place, row in enumerate(order):
+            for part in (*cache.layer(0), *cache.layer(1)):
+                assert (part[place, :, : row + 1] == row).all()
+        moved = sum(place != row for place, row in enumerate(order))
+        assert moved == sum(row >= len(kept) for row in kept)
 
 
 def test_sampling_options_are_checked() -> None:

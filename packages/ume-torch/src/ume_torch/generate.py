@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ume_core.embedder import Sampling
 from ume_qwen.thinking import StopRules
-from ume_torch.kv import KeyValues, LayerKV
+from ume_torch.kv import KeyValues, LayerKV, compacted
 from ume_torch.steps import Steps
 
 
@@ -133,10 +133,11 @@ class DecodeBatch:
 
     def _keep(self, places: list[int]) -> None:
         # Rows last: should anything before fail, all of them can still start again.
-        states = self._states[places] if places and self._states is not None else None
-        self.cache.keep(places)
+        order = compacted(places)
+        states = self._states[order] if order and self._states is not None else None
+        self.cache.keep(order)
         self._states = states
-        self.rows = [self.rows[p] for p in places]
+        self.rows = [self.rows[p] for p in order]
 
     def _choose(self) -> list[int]:
         """The token each row is fed next."""

@@ -39,6 +39,13 @@ class Shape:
         return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype.itemsize
 
 
+def compacted(kept: Sequence[int]) -> list[int]:
+    """The rows that stay, given ascending, in an order that moves few: the last fill the gaps."""
+    count, stays = len(kept), set(kept)
+    last = [row for row in kept if row >= count]
+    return [place if place in stays else last.pop() for place in range(count)]
+
+
 class KeyValues:
     """Keys and values of running rows; row order is the caller's.
 
@@ -91,14 +98,18 @@ class KeyValues:
         """A layer's whole room, keys and values (rows, KV heads, tokens, dim)."""
         return self._keys[number], self._values[number]
 
-    def keep(self, rows: list[int]) -> None:
-        """Drop all rows but these, ascending; the room stays until the next growth."""
+    def keep(self, order: Sequence[int]) -> None:
+        """Drop all rows but these; the room stays until the next growth.
+
+        Args:
+            order: `compacted`'s, so that each row that moves is copied once.
+        """
+        moved = [(place, row) for place, row in enumerate(order) if place != row]
         for tensors in (self._keys, self._values):
             for tensor in tensors:
-                for place, row in enumerate(rows):
-                    if place != row:
-                        tensor[place] = tensor[row]
-        self.lengths = [self.lengths[r] for r in rows]
+                for place, row in moved:
+                    tensor[place] = tensor[row]
+        self.lengths = [self.lengths[row] for row in order]
 
     def clear(self) -> None:
         """Drop all rows and the room, whatever a failed growth left behind."""

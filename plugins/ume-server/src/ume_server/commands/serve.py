@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import socket
 import sys
@@ -82,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
             settings,
             add=page.add if page is not None else None,
         )
+        gc.collect()
+        gc.freeze()  # no collection walks what stays anyway: libraries and the model
         sys.setswitchinterval(_SWITCH_SECONDS)
         with suppress(OSError):  # a full disk behind standard output stops no server
             _announce(sock, settings, served, page=page is not None)
