@@ -147,8 +147,8 @@ def test_rows_that_stay_keep_their_own_keys_and_few_of_them_move() -> None:
         itertools.combinations(range(6), n) for n in range(7)
     ):
         cache = KeyValues(Shape(2, 1, 3, torch.float32, CPU))
-        prompts = [[(torch.full((n + 1, 1, 3), float(n)),) * 2] * 2 for n in range(6)]
-        cache.add(prompts)
+        filled = [torch.full((row + 1, 1, 3), float(row)) for row in range(6)]
+        cache.add([[(one, one)] * 2 for one in filled])
         order = compacted(kept)
         cache.keep(order)
         assert sorted(order) == list(kept) and cache.lengths == [row + 1 for row in order]
