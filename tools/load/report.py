@@ -111,7 +111,8 @@ process beside the computing thread, takes about as long as ume-nano's arithmeti
 have a process for HTTP and one for the model.
 
 Disc with two clients: p99 {_spread(alone, " ms")} alone, {_spread(under, " ms")} while 16 clients
-keep gen busy as bulk.
+keep gen busy as bulk: a pack of disc waits for the turn of gen that is under way, a step or the
+prompts of rows that join.
 
 The mixed run: {mixed["answers"]:,} answers, {mixed["per_second"]} a second, beside clients that
 hang up in the middle of a request and damaged media, which must be refused. {cut}
