@@ -57,7 +57,7 @@ def test_a_session_description_in_the_bytes_opens_no_socket() -> None:
     began = time.monotonic()
     with pytest.raises(MediaError):
         load_video(Video(sdp), CLOSED)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 8
 
 
 def test_postscript_never_reaches_ghostscript(
@@ -146,7 +146,7 @@ def test_a_dripping_server_is_left_at_the_time_limit(head: bytes, drop: bytes) -
     began = time.monotonic()
     with pytest.raises(MediaError, match="url_seconds"):
         read_source(_serve(_drip(head, drop)), access)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 8
 
 
 def test_a_short_download_is_noticed() -> None:

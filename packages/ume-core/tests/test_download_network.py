@@ -64,8 +64,8 @@ def test_an_address_that_does_not_answer_leaves_time_for_the_next(
         one.connect_ex(silent.getsockname())
     names["h.example"] = [silent.getsockname(), ("127.0.0.1", server.server_port)]
     began = time.monotonic()
-    assert read_source("http://h.example/", limited(url_seconds=3.0)) == BODY
-    assert 1.0 < time.monotonic() - began < 3.0
+    assert read_source("http://h.example/", limited(url_seconds=6.0)) == BODY
+    assert 1.0 < time.monotonic() - began < 6.0
     for one in (silent, *waiting):
         one.close()
 
@@ -145,7 +145,7 @@ def test_a_slow_name_server_is_left_at_the_time_limit(monkeypatch: pytest.Monkey
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: let_go.wait(10) and [])
     began = time.monotonic()
     assert "url_seconds" in refused("http://h.example/", limited(url_seconds=0.4))
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 8
     let_go.set()
 
 
@@ -214,7 +214,7 @@ def test_a_slow_tls_server_is_left_at_the_time_limit(
                     connection = context.wrap_socket(connection, server_side=True)
                     connection.recv(1000)
                     connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-                for _ in range(100):
+                for _ in range(400):
                     if silent == "body":
                         connection.sendall(b"x")
                     time.sleep(0.05)
@@ -225,7 +225,7 @@ def test_a_slow_tls_server_is_left_at_the_time_limit(
     names["h.example"] = [listener.getsockname()]
     began = time.monotonic()
     assert "url_seconds" in refused("https://h.example/a", limited(url_seconds=0.6))
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
 
 
 # What servers say, and what a download needs.

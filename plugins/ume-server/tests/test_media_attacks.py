@@ -7,9 +7,7 @@ import io
 import json
 import random
 import re
-import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +22,7 @@ from PIL import Image as PILImage
 
 import ume_core
 from ume_core.embedder import Embedder
-from ume_core.testing.decoders import suspended_decoders
+from ume_core.testing.decoders import crash, suspended_decoders
 from ume_server.settings import SERVER_LIMITS, SERVER_POLICY
 from ume_server.testing import MODEL, Running, as_url, equal, message, png
 
@@ -91,10 +89,7 @@ def test_a_decoder_that_crashes_costs_one_request(
     asking = threading.Thread(target=lambda: answers.append(server.post(**body)))
     asking.start()
     equal([server.post(input="a dog").json()["data"][0]["embedding"]], model.embed(["a dog"]).disc)
-    time.sleep(0.2)  # the process has the clip by now
-    for process in stopped:
-        process.send_signal(signal.SIGSEGV)
-        process.send_signal(signal.SIGCONT)
+    crash(stopped)
     asking.join(30)
     bad, good = answers[0].json()["data"]
     assert bad["status"] == "failed" and "crashed (SIGSEGV)" in bad["error"]["message"]
