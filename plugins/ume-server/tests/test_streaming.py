@@ -14,7 +14,7 @@ from ume_core.embedder import Embedder
 from ume_server.testing import KEY, Running, equal
 
 Start = Callable[..., Running]
-LONG = {"mode": "gen", "sampling": {"temperature": 9.0}, "max_new_tokens": 1000, "stream": True}
+LONG = {"mode": "gen", "sampling": {"temperature": 9.0}, "max_new_tokens": 2000, "stream": True}
 
 
 def events(response: httpx.Response) -> Iterator[tuple[str, Any]]:
@@ -63,7 +63,7 @@ def test_a_client_that_leaves_a_stream_frees_its_row(server: Running) -> None:
             assert server.session.load().running["gen"] == 1
         began = time.monotonic()
         assert server.gone()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 4
         assert client.post("/v1/embeddings", json={"input": "a dog"}).status_code == 200
 
 
