@@ -128,6 +128,9 @@ def test_what_is_missing_is_said(
     monkeypatch.chdir(tmp_path)
     assert main(["train", "grpo", "tiny"]) == 2
     assert "ume train sft tiny makes it" in capsys.readouterr().err
+    assert not Path("runs").exists()  # it was said before any data were drawn or read
+    assert main(["train", "sft", "tiny", "--set", "model.start=./none"]) == 2
+    assert "no directory ./none" in capsys.readouterr().err
     assert main(["train", "sft", "nano"]) == 2
     assert "there is no file train.json" in capsys.readouterr().err
 

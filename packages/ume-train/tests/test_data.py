@@ -15,7 +15,7 @@ from ume_train.config.sections import DataFile, DataSection
 from ume_train.data import rows
 from ume_train.data.order import Order
 from ume_train.data.published import example_of, problems_of
-from ume_train.data.rows import read_record, scan
+from ume_train.data.rows import Unparsed, read_record, scan
 from ume_train.data.source import FileSource
 
 REQUEST = (
@@ -65,6 +65,48 @@ def test_what_is_no_json_is_named(text: str, tmp_path: Path) -> None:
     path.write_text(text)
     with pytest.raises(InvalidItem, match=r"record \d, at byte \d"):
         list(scan(path))
+
+
+def test_a_broken_line_costs_that_line_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = [_sft(f"text {n}") for n in range(5)]
+    lines = [json.dumps(record) for record in good]
+    cut, words, deep = lines[0][:-9], "no record: null, true", "[" * 100_000
+    path = tmp_path / "data.jsonl"
+    given = [
+        lines[0],
+        cut,
+        lines[1],
+        words,
+        lines[2],
+        lines[3],
+        "}" + lines[0],
+        deep,
+        lines[4],
+        cut,
+    ]
+    path.write_text("\n".join(given))
+    for size in (7, 1 << 20):
+        monkeypatch.setattr(rows, "_READ", size)
+        found = list(scan(path))
+        assert [r for _, _, r in found if not isinstance(r, Unparsed)] == good
+        assert [n for n, (_, _, r) in enumerate(found) if isinstance(r, Unparsed)] == [
+            1,
+            3,
+            6,
+            7,
+            9,
+        ]
+        text = path.read_bytes()
+        assert [text[start : start + length].decode() for start, length, _ in found] == given
+    data = DataSection(files=(DataFile(path=path),))
+    with pytest.raises(InvalidItem, match="5 records are bad") as caught:
+        FileSource(data, size=2, seed=0, answers=True, work=tmp_path / "work")
+    assert "record 3: is no JSON (Expecting value" in str(caught.value)
+    skipping = data.model_copy(update={"bad_records": "skip"})
+    source = FileSource(skipping, size=5, seed=0, answers=True, work=tmp_path / "work")
+    assert sorted(e.item.text for e in source.batch(0).queries) == [f"text {n}" for n in range(5)]
 
 
 def test_sft_records_are_read_as_published(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def run(stage: Stage, args: argparse.Namespace) -> int:
     out: Path = args.out or Path("runs") / f"{stage}-{Path(args.config).stem}"
     if args.dry_run:
         return _dry_run(stage, config, out)
+    _check_start(config.model.start)  # before minutes of reading data
     with _turns(config.run.device):
         config = with_drawn(stage, config, out)
         source = open_source(stage, config, out)
@@ -58,6 +59,17 @@ def run(stage: Stage, args: argparse.Namespace) -> int:
             print(f"stopped at step {trainer.step:,} and saved; the same command goes on",
                   file=sys.stderr)  # fmt: skip
     return 0
+
+
+def _check_start(start: str) -> None:
+    path = Path(start)
+    if path.is_dir() or not start.startswith(("runs/", "/", "./", "../")):
+        return  # or a name, of which loading says what is wrong
+    made = f"ume train sft {path.parent.name.removeprefix('sft-')} makes it; or "
+    raise InvalidOption(
+        f"there is no directory {start}, which this run starts from",
+        fix=f"{made if start.startswith('runs/') else ''}--set model.start=DIRECTORY",
+    )
 
 
 def with_drawn(stage: Stage, config: StageConfig, out: Path) -> StageConfig:
@@ -140,13 +152,6 @@ def _trainer(
     from ume_train.grpo.trainer import GRPO
 
     assert isinstance(config, GRPOConfig)
-    start = Path(config.model.start)
-    if config.model.start.startswith("runs/") and not start.is_dir():
-        name = start.parent.name.removeprefix("sft-")
-        raise InvalidOption(
-            f"there is no {start}, which this run starts from",
-            fix=f"ume train sft {name} makes it; or --set model.start=DIRECTORY",
-        )
     return GRPO(config, out, source, steps, held_out=held_out)
 
 

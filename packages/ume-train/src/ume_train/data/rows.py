@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,25 @@ from ume_core.errors import InvalidItem
 
 _READ = 1 << 20  # bytes
 _LONGEST = 64 << 20  # characters of one record
+_TOKEN = 10  # characters: an error so close to the end of what was read may be a token cut in two
+
+
+@dataclass(frozen=True)
+class Unparsed:
+    """A line that is no JSON, in a record's place.
+
+    Attributes:
+        why: as the parser says.
+    """
+
+    why: str
 
 
 def scan(path: Path) -> Iterator[tuple[int, int, Any]]:
     """Every record with its first byte and its length in bytes.
+
+    A broken line of JSON lines is an `Unparsed`, and the next line is read; behind a broken record
+    of an array nobody knows where the next one begins.
 
     Raises:
         InvalidItem: the file is neither a JSON array nor JSON lines; it names the record.
@@ -37,7 +53,13 @@ def scan(path: Path) -> Iterator[tuple[int, int, Any]]:
             return
         number = 0
         while True:
-            found, start, length = window.record(number)
+            try:
+                found, start, length = window.record(number)
+            except _Unreadable as error:
+                if array:
+                    raise _broken(path, number, window.start, str(error)) from error
+                start, length = window.line()
+                found = Unparsed(str(error))
             yield start, length, found
             number += 1
             window.skip()
@@ -60,6 +82,10 @@ def read_record(path: Path, start: int, length: int) -> Any:
     with path.open("rb") as handle:
         handle.seek(start)
         return json.loads(handle.read(length))
+
+
+class _Unreadable(Exception):
+    """No record stands there."""
 
 
 class _Window:
@@ -85,22 +111,42 @@ class _Window:
         self.text = self.text[characters:]
 
     def record(self, number: int) -> tuple[Any, int, int]:
-        """The record at the window's beginning: parsed, first byte, bytes."""
+        """The record at the window's beginning: parsed, first byte, bytes.
+
+        Raises:
+            InvalidItem: it is too long.
+            _Unreadable: it is no JSON.
+        """
         while True:
+            error = ""
             try:
                 found, end = self._parser.raw_decode(self.text)
                 if end < len(self.text) or self._ended:
                     break
-                error = ""
-            except (ValueError, RecursionError) as problem:
+            except RecursionError as problem:
+                raise _Unreadable(str(problem)) from problem
+            except json.JSONDecodeError as problem:
                 error = str(problem)
+                cut = problem.pos > len(self.text) - _TOKEN or problem.msg.startswith(
+                    "Unterminated"
+                )
+                if not cut:
+                    raise _Unreadable(error) from problem
             if len(self.text) > _LONGEST:
                 raise _broken(self.path, number, self.start, error or "longer than 64 MiB")
             if not self._more(len(self.text)) and error:
-                raise _broken(self.path, number, self.start, error)
+                raise _Unreadable(error)
         start = self.start
         self.take(end)
         return found, start, self.start - start
+
+    def line(self) -> tuple[int, int]:
+        """Past the window's first line; its first byte and its bytes."""
+        start = self.start
+        while "\n" not in self.text and self._more():
+            pass
+        self.take(len(self.text.partition("\n")[0]))
+        return start, self.start - start
 
     def _more(self, least: int = 0) -> bool:
         """Read on; False at the file's end."""

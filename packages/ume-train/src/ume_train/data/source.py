@@ -23,7 +23,7 @@ from ume_train.data.published import (
     media_problems,
     problems_of,
 )
-from ume_train.data.rows import read_record, scan
+from ume_train.data.rows import Unparsed, read_record, scan
 
 _SHOWN = 20  # bad records in a message; all of them are in the file it names
 
@@ -236,6 +236,9 @@ def _scan(
     codes: dict[str, int] = {}
     bad: list[str] = []
     for number, (start, length, record) in enumerate(scan(file.path)):
+        if isinstance(record, Unparsed):
+            bad.append(f"record {number}: is no JSON ({record.why})")
+            continue
         problems = problems_of(record, answers=answers)
         if not problems and data.check_media != "none":
             problems = media_problems(record, file.media, decode=data.check_media == "decode")
