@@ -107,7 +107,7 @@ class Server(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """The one socket; it listens when the server runs, so that nobody waits for a model to load.
+    """The one socket; it is to listen once the model is there, so that nobody waits for that.
 
     Raises:
         OSError: the address is in use, or not this machine's.

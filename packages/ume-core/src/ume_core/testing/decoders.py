@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 import struct
 import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,13 @@ def decoders() -> list[Any]:
     """Those of this process that live, as `psutil.Process`."""
     import psutil
 
-    live = [c for c in psutil.Process().children() if c.status() != psutil.STATUS_ZOMBIE]
-    return [c for c in live if any("media.worker" in word for word in c.cmdline())]
+    found: list[Any] = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):  # it has ended meanwhile
+            decodes = any("media.worker" in word for word in child.cmdline())
+            if decodes and child.status() != psutil.STATUS_ZOMBIE:
+                found.append(child)
+    return found
 
 
 @contextmanager
@@ -41,17 +46,25 @@ def suspended_decoders() -> Generator[list[Any]]:
 def crash(suspended: Sequence[Any], seconds: float = 30.0) -> None:
     """Let suspended decoders die of a bad address, as soon as one of them has been given bytes.
 
+    It returns when all are dead: another one might be given the next file while it dies.
+
     Raises:
-        TimeoutError: none was given any.
+        TimeoutError: none was given any, or one lives on.
     """
     end = time.monotonic() + seconds
-    while not any(_waiting(process.pid) for process in suspended):
-        if time.monotonic() > end:
-            raise TimeoutError(f"no decoder was given anything within {seconds:g} s")
-        time.sleep(0.01)
+
+    def wait(until: Callable[[], bool]) -> None:
+        while not until():
+            if time.monotonic() > end:
+                raise TimeoutError(f"the decoders did not die within {seconds:g} s")
+            time.sleep(0.01)
+
+    wait(lambda: any(_waiting(process.pid) for process in suspended))
     for process in suspended:
         process.send_signal(signal.SIGSEGV)
         process.send_signal(signal.SIGCONT)
+    # Not `Process.wait`, which would take the status that its parent has yet to read.
+    wait(lambda: not {p.pid for p in suspended} & {p.pid for p in decoders()})
 
 
 def _waiting(pid: int) -> int:

@@ -86,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
         gc.collect()
         gc.freeze()  # no collection walks what stays anyway: libraries and the model
         sys.setswitchinterval(_SWITCH_SECONDS)
+        sock.listen()  # from its announcement on an address refuses nobody
         with suppress(OSError):  # a full disk behind standard output stops no server
             _announce(sock, settings, served, page=page is not None)
         serve(app, service, session, sock)
