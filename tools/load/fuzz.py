@@ -190,12 +190,19 @@ def main() -> None:
             for kind, counter in sent.statuses.items()
         ),
         "",
-        f"Memory: {min(warm) >> 20} to {max(warm) >> 20} MiB after {_WARM:,} cases, "
-        f"{warm[-1] >> 20} at the end. Open files: {files} before, {after} after, with {children} "
-        "processes that decode.",
+        f"Memory, MiB after so many cases: {_course(memory)}; between {min(warm) >> 20} and "
+        f"{max(warm) >> 20} after the first {_WARM:,}. Open files: {files} before, {after} after, "
+        f"with {children} processes that decode.",
     ]
     (args.out / "fuzz.md").write_text("\n".join(lines) + "\n", "utf-8")
     print("\n".join(lines))
+
+
+def _course(memory: list[tuple[int, int]]) -> str:
+    """Memory at about ten points of the run."""
+    return ", ".join(
+        f"{cases:,}: {rss >> 20}" for cases, rss in memory[:: max(1, len(memory) // 10)]
+    )
 
 
 def _seen(sent: Sent) -> list[int]:
