@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import struct
 import time
@@ -64,7 +65,7 @@ def crash(suspended: Sequence[Any], seconds: float = 30.0) -> None:
         process.send_signal(signal.SIGSEGV)
         process.send_signal(signal.SIGCONT)
     # Not `Process.wait`, which would take the status that its parent has yet to read.
-    wait(lambda: not {p.pid for p in suspended} & {p.pid for p in decoders()})
+    wait(lambda: all(_has_ended(process) for process in suspended))
 
 
 def _waiting(pid: int) -> int:
@@ -74,3 +75,12 @@ def _waiting(pid: int) -> int:
 
     with Path(f"/proc/{pid}/fd/0").open("rb") as pipe:
         return struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))[0]
+
+
+def _has_ended(process: Any) -> bool:
+    """Whether its parent can read its status, which stays to be read, or has done so."""
+    try:
+        how = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, process.pid, how) is not None
+    except ChildProcessError:
+        return True
