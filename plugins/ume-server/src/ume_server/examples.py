@@ -32,9 +32,14 @@ ERROR: dict[str, Any] = {
     "description": "What is wrong, and the fix",
     "content": {"application/json": {"schema": _ERROR}},
 }
+_EVENT: dict[str, Any] = {  # as FastAPI describes one
+    "type": "object",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["data"],
+}
 STREAM: dict[str, Any] = {
     "description": "The vectors; with `stream`, events `token`, then `embedding`, then `[DONE]`",
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    "content": {"text/event-stream": {"itemSchema": _EVENT}},
 }
 _PART: dict[str, Any] = {
     "type": "object",
