@@ -7,66 +7,47 @@ nine times. Here all others sleep while one computes, and torch runs twice, as t
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tools.benchmark.cases import Sample, image, text
+from tools.benchmark.child import Child
 
-ROOT = Path(__file__).resolve().parents[2]
 CASES = ("text", "8 texts", "image", "4 images")
 # Until the others' threads have stopped spinning.
 _PAUSE = 0.25
 
 
-@dataclass
-class Contestant:
+class Contestant(Child):
     """An engine in a process.
 
     Attributes:
-        label: in the report.
-        model: what it loads.
-        options: `LoadOptions` fields.
+        ready: what it said when it had loaded.
     """
 
-    label: str
-    model: Path
-    engine: str
-    options: dict[str, Any] = field(default_factory=dict[str, Any])
+    def __init__(
+        self, label: str, model: Path, engine: str, options: dict[str, Any] | None = None
+    ) -> None:
+        """Start it, and wait until it has loaded.
 
-    def __post_init__(self) -> None:
-        given = json.dumps([str(self.model), self.engine, self.options])
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tools.benchmark.duel", given], cwd=ROOT, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
-        self.ready = self._answer()
+        Args:
+            label: in the report.
+            model: what it loads.
+            engine: by which.
+            options: `LoadOptions` fields.
+        """
+        given = json.dumps([str(model), engine, options or {}])
+        super().__init__(label, [sys.executable, "-m", "tools.benchmark.duel", given])
+        self.ready = self.answer()
 
     def run(self, case: str, turn: int) -> tuple[float, Any]:
         """Seconds of one `embed`, and its vectors."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([case, turn]) + "\n")
-        self._process.stdin.flush()
-        found = self._answer()
+        found = self.ask(case, turn)
         return found["seconds"], np.array(found["vectors"], dtype=np.float32)
-
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(60)
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.label} ended with status {self._process.wait()}")
-        return json.loads(line)
 
 
 def duel(contestants: list[Contestant], rounds: int, warm: int = 3) -> list[dict[str, Any]]:

@@ -7,8 +7,8 @@ Each checkout's ume-nano runs in a process of its own environment. They take tur
 inputs, new ones every round, and the first of a round alternates. CPU seconds of one thread
 are compared, since other work on the machine hardly moves them; this checkout runs twice, and its
 second run is the control that shows the noise. A process may be a fifth slower than the next one
-of the same code, for as long as it lives (where its memory lies, most likely), so that all
-processes are started anew several times, and each time gives one ratio.
+of the same code, for as long as it lives, so that all processes are started anew several times, and
+each time gives one ratio.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 
 from tools.benchmark.cases import Sample, clip, image, text
+from tools.benchmark.child import ROOT, Child
 
-ROOT = Path(__file__).resolve().parents[2]
 REPORTS = Path(__file__).resolve().parent / "reports"
 WARM = 2
 # name -> (samples of a turn, options of `embed`)
@@ -48,33 +48,19 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-class Checkout:
+class Checkout(Child):
     """A checkout's engine in a process of its own."""
 
     def __init__(self, label: str, folder: Path) -> None:
-        self.label = label
-        self._process = subprocess.Popen(
-            [folder / ".venv" / "bin" / "python", __file__, "--serve"], cwd=folder, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        super().__init__(
+            label, [folder / ".venv" / "bin" / "python", __file__, "--serve"], folder=folder,
             # These cases; one thread, since threads that wait for others spin.
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            environment={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
 
     def run(self, case: str, turn: int) -> dict[str, float]:
         """Seconds of one call: `cpu` of all threads, `wall`."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps([case, turn]) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.label} ended with status {self._process.wait()}")
-        return json.loads(line)
-
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(60)
+        return self.ask(case, turn)
 
 
 def compare(old: Path, rounds: int, starts: int) -> list[dict[str, Any]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,14 +16,14 @@ from typing import Any
 import numpy as np
 
 from tools.benchmark.cases import Case, Sample, make_cases, make_rows
+from tools.benchmark.child import ROOT, Child
 from tools.benchmark.profiled import profiled
 
-ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
 _SETTINGS = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
 
 
-class Vllm:
+class Vllm(Child):
     """The process."""
 
     def __init__(self, directory: Path, dtype: str, *, full: bool) -> None:
@@ -39,39 +38,20 @@ class Vllm:
             FileNotFoundError: `tools/setup vllm` has not been run.
         """
         given = json.dumps([str(directory), dtype, full])
-        self._process = subprocess.Popen(
-            [PYTHON, "-m", "tools.benchmark.vllm", given], cwd=ROOT, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | _SETTINGS,
+        super().__init__(
+            "vLLM", [PYTHON, "-m", "tools.benchmark.vllm", given],
+            environment=os.environ | _SETTINGS,
         )  # fmt: skip
 
     def run(self, case: str, turn: int) -> tuple[float, Any]:
-        """Seconds of a case, and its vectors; None for gen, whose tokens alone are made.
-
-        Raises:
-            RuntimeError: the process ended.
-        """
-        found = self._ask(case, turn, profile=False)
+        """Seconds of a case, and its vectors; None for gen, whose tokens alone are made."""
+        found = self.ask(case, turn, False)
         vectors = found["vectors"]
         return found["seconds"], None if vectors is None else np.array(vectors, dtype=np.float32)
 
     def profile(self, case: str, turn: int) -> dict[str, float]:
         """Where a case's time goes; see `profiled`."""
-        return self._ask(case, turn, profile=True)["profile"]
-
-    def _ask(self, case: str, turn: int, *, profile: bool) -> dict[str, Any]:
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps([case, turn, profile]) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"vLLM's process ended with status {self._process.wait()}")
-        return json.loads(line)
-
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(60)
+        return self.ask(case, turn, True)["profile"]
 
 
 def _serve() -> None:

@@ -106,9 +106,8 @@ processes wanted a core. Every answer is compared with the vector `embed` gives 
 {side.line("`ume serve`", "ours")}
 Without HTTP the engine embeds {_spread(single, "")} texts a second one by one, and
 {_spread(together, "")} in one call, on the same thread: {gain:.1f} times is the most that packing
-can bring ume-nano here, whatever the server does; beyond it the server's own work, one Python
-process beside the computing thread, takes about as long as ume-nano's arithmetic. vLLM's servers
-have a process for HTTP and one for the model.
+can bring ume-nano here, whatever the server does. Requests are read and answered by the same Python
+process that computes; vLLM's servers have a process for HTTP and one for the model.
 
 Disc with two clients: p99 {_spread(alone, " ms")} alone, {_spread(under, " ms")} while 16 clients
 keep gen busy as bulk: a pack of disc waits for the turn of gen that is under way, a step or the
