@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tools.nano.sources import EMOJI_STYLES, icon_set
+from tools.nano.sources import EMOJI_STYLES, WIDER, icon_set
 
 UNSEEN_SUBGROUPS = frozenset(
     "musical-instrument food-sweet transport-water animal-bug animal-marine plant-flower tool"
@@ -44,6 +44,11 @@ _SMALL_WORDS = frozenset(
 )
 # Names of drawing variants, not of what is drawn.
 _VARIANTS = frozenset("outline variant filled thin alt box".split())
+# How the wider sets name theirs, sizes in pixels among them.
+_WIDER_VARIANTS = _VARIANTS | frozenset(
+    "rounded sharp bold duotone fill light regular linear broken line solid negative color"
+    " 11 15 16 20 24 28 32 48 24px".split()
+)
 
 
 @dataclass
@@ -67,14 +72,14 @@ class Concept:
     svg: dict[str, str] = field(default_factory=dict[str, str])
 
 
-def load_concepts(modules: Path) -> list[Concept]:
+def load_concepts(modules: Path, wider: bool = False) -> list[Concept]:
     """All emoji concepts, then all icon concepts that share no word with an unseen one.
 
     Keywords of seen concepts lose those words too.
     """
     emoji = _emoji(modules)
     held = unseen_words(emoji)
-    icons = [c for c in _icons(modules) if not words(c.label) & held]
+    icons = [c for c in _icons(modules, wider) if not words(c.label) & held]
     taken = {c.label for c in emoji}
     concepts = emoji + [c for c in icons if c.label not in taken]
     for concept in concepts:
@@ -161,12 +166,15 @@ def _slug(label: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", label.lower().replace("’", "").replace("'", "")).strip("-")
 
 
-def _icons(modules: Path) -> list[Concept]:
+def _icons(modules: Path, wider: bool) -> list[Concept]:
     """One concept per icon name; equal names of several sets are one concept in several styles."""
     found: dict[str, Concept] = {}
 
-    def add(name: str, tags: list[str], topic: str, style: str, svg: str) -> None:
-        parts = [p for p in name.split("-") if p not in _VARIANTS]
+    def add(
+        name: str, tags: list[str], topic: str, style: str, svg: str,
+        variants: frozenset[str] = _VARIANTS,
+    ) -> None:  # fmt: skip
+        parts = [p for p in name.split("-") if p not in variants]
         label = " ".join(parts)
         if not re.fullmatch(r"[a-z][a-z0-9 ]{2,40}", label) or " off" in f" {label}":
             return
@@ -189,4 +197,9 @@ def _icons(modules: Path) -> list[Concept]:
         icons = icon_set(modules, style)
         for name, entry in icons["icons"].items():
             add(name, [], "icon", style, _svg(entry, icons))
+    for source in WIDER if wider else ():
+        style = source.package.split("/")[1]
+        icons = icon_set(modules, style)
+        for name, entry in icons["icons"].items():
+            add(name, [], "icon", style, _svg(entry, icons), _WIDER_VARIANTS)
     return list(found.values())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 from collections.abc import Iterable
@@ -40,7 +41,12 @@ NEW_TOKENS = 64
 
 @dataclass(frozen=True)
 class Cell:
-    """Recall of one kind of query against one pool, in percent; `chance` is k / pool."""
+    """Recall of one kind of query against one pool, in percent; `chance` is k / pool.
+
+    Attributes:
+        low5, high5: 95 % Wilson interval of `recall5`.
+        hits5: `1` for each query that is among the five, else `0`, for paired comparisons.
+    """
 
     concepts: str
     style: str
@@ -50,8 +56,16 @@ class Cell:
     pool: int
     recall1: float
     recall5: float
+    low5: float
+    high5: float
     chance1: float
     chance5: float
+    hits5: str
+
+    @property
+    def key(self) -> tuple[str, str, str, str, str]:
+        """What tells it from other cells."""
+        return self.concepts, self.style, self.direction, self.query, self.mode
 
 
 class Evaluation:
@@ -98,6 +112,14 @@ class Evaluation:
                 by_style["seen"].vectors("disc"), by_style["unseen"].vectors("disc"),
             )  # fmt: skip
         self._composed()
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything that was measured."""
+        return {
+            "cells": [asdict(c) for c in self.cells],
+            "generation": self.forms,
+            "examples": self.examples,
+        }
 
     def _full_pool(self, texts: EmbeddingResult, pictures: EmbeddingResult) -> None:
         """Unseen concepts among all 1,914, in the unseen style."""
@@ -152,8 +174,24 @@ class Evaluation:
         pool = len(right)
         r1, r5 = (round(float((rank <= k).mean()) * 100, 1) for k in (1, 5))
         chance1, chance5 = (round(k / pool * 100, 2) for k in (1, 5))
+        hits = rank <= 5
+        low, high = wilson(int(hits.sum()), len(hits))
         self.cells.append(
-            Cell(concepts, style, direction, query, mode, pool, r1, r5, chance1, chance5)
+            Cell(
+                concepts=concepts,
+                style=style,
+                direction=direction,
+                query=query,
+                mode=mode,
+                pool=pool,
+                recall1=r1,
+                recall5=r5,
+                low5=low,
+                high5=high,
+                chance1=chance1,
+                chance5=chance5,
+                hits5="".join("1" if hit else "0" for hit in hits),
+            )
         )
 
     def _form(self, what: str, result: EmbeddingResult) -> None:
@@ -202,6 +240,15 @@ class Evaluation:
         return Item((Video(np.stack([drawing.to_bytes(f) for f in frames])),))
 
 
+def wilson(hits: int, trials: int) -> tuple[float, float]:
+    """95 % interval of a share, in percent (Wilson, 1927)."""
+    z = 1.96
+    share, extra = hits / trials, z * z / trials
+    middle = (share + extra / 2) / (1 + extra)
+    half = z / (1 + extra) * math.sqrt(share * (1 - share) / trials + extra / (4 * trials))
+    return round(100 * (middle - half), 1), round(100 * (middle + half), 1)
+
+
 def held_out_scenes(sheet: SpriteSheet, count: int) -> list[Scene]:
     """Scenes of combinations that training never showed, no two of one caption."""
     rng = np.random.default_rng(0)
@@ -234,12 +281,13 @@ def _image(pixels: drawing.Bytes) -> Item:
 def table(cells: Iterable[Cell]) -> str:
     """The cells as Markdown."""
     lines = [
-        "| concepts | style | direction | query | mode | pool | R@1 % | R@5 % | chance R@1/R@5 % |",
+        "| concepts | style | direction | query | mode | pool | R@1 % | R@5 % [95 %] "
+        "| chance R@1/R@5 % |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {c.concepts} | {c.style} | {c.direction} | {c.query} | {c.mode} | {c.pool:,} "
-        f"| {c.recall1} | {c.recall5} | {c.chance1} / {c.chance5} |"
+        f"| {c.recall1} | {c.recall5} [{c.low5}, {c.high5}] | {c.chance1} / {c.chance5} |"
         for c in cells
     ]
     return "\n".join(lines)
@@ -265,12 +313,8 @@ def main() -> None:
     for example in evaluation.examples:
         print(json.dumps(example, ensure_ascii=False))
     if args.json is not None:
-        found = {
-            "cells": [asdict(c) for c in evaluation.cells],
-            "generation": evaluation.forms,
-            "examples": evaluation.examples,
-        }
-        args.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        found = json.dumps(evaluation.as_json(), indent=1, ensure_ascii=False)
+        args.json.write_text(found + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -19,10 +19,12 @@ import resvg_py
 from PIL import Image
 
 from tools.nano.concepts import Concept, load_concepts
-from tools.nano.sources import fetch_sources
+from tools.nano.sources import WIDER, fetch_sources
 
 SIDE = 96
-_ICON_STYLES = frozenset(("tabler", "lucide", "mdi", "game-icons"))
+_ICON_STYLES = frozenset(
+    ("tabler", "lucide", "mdi", "game-icons", *(s.package.split("/")[1] for s in WIDER))
+)
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -47,11 +49,16 @@ class SpriteSheet:
         return style in _ICON_STYLES
 
 
-def load_sprites(cache: Path) -> SpriteSheet:
-    """The sprites below `cache`, rendered first where that has not been done."""
+def load_sprites(cache: Path, wider: bool = False) -> SpriteSheet:
+    """The sprites below `cache`, rendered first where that has not been done.
+
+    Args:
+        cache: a directory for one of the two selections, not for both.
+        wider: take the icons of `WIDER` too.
+    """
     index = cache / "sprites.json"
     if not index.is_file():
-        _render_all(cache)
+        _render_all(cache, wider)
     table = json.loads(index.read_text("utf-8"))
     concepts = [
         Concept(r["label"], r["keywords"], r["topic"], r["kind"], r["unseen"]) for r in table
@@ -61,9 +68,9 @@ def load_sprites(cache: Path) -> SpriteSheet:
     return SpriteSheet(concepts, [r["rows"] for r in table], colour, mask)
 
 
-def _render_all(cache: Path) -> None:
-    modules = fetch_sources(cache)
-    concepts = load_concepts(modules)
+def _render_all(cache: Path, wider: bool) -> None:
+    modules = fetch_sources(cache, wider)
+    concepts = load_concepts(modules, wider)
     jobs = [(i, style, svg) for i, c in enumerate(concepts) for style, svg in c.svg.items()]
     print(f"rendering {len(jobs)} pictures of {len(concepts)} concepts", file=sys.stderr)
     with ProcessPoolExecutor(mp_context=get_context("fork")) as pool:
