@@ -1,4 +1,4 @@
-"""What `test_spread.py` starts through accelerate: `python spread_weights.py DATA OUT [STAGE]`."""
+"""What `test_spread.py` starts through accelerate: `python spread_weights.py DATA OUT`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 
+import ume_train.run
 from ume_train.commands.stage import open_source
 from ume_train.config import read_config
 from ume_train.gather import rank
@@ -31,9 +32,22 @@ class OnCPU(AcceleratorState):
             PartialState().distributed_type = DistributedType.FSDP  # shared by all instances
 
 
+def start_deepspeed_on_cpus() -> None:
+    """accelerate starts DeepSpeed among GPUs alone; all that follows is its and DeepSpeed's own."""
+    import deepspeed.comm.comm  # noqa: F401 # pyright: ignore[reportMissingImports]
+
+    backend = lambda *_: ("gloo", DistributedType.MULTI_GPU)  # noqa: E731
+    PartialState._prepare_backend = backend  # type: ignore[method-assign]
+    ume_train.run.on_cpu = lambda _: False  # type: ignore[assignment]
+    # Shared memory for CPUs, which gloo does without: minutes of compiling.
+    sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
+
+
 def main(data: Path, out: Path) -> None:
     """SFT with GradCache and every kind of media in a batch; then, where spread, a GRPO step."""
     torch.set_num_threads(1)
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        start_deepspeed_on_cpus()
     accelerate.accelerator.AcceleratorState = OnCPU  # type: ignore[misc]
     common = ["model.precision=float32", "run.device=cpu", "optimizer.name=adamw",
               "optimizer.lr=1e-3", "data.drawn=0", "data.order=file", "evaluate.every=0",
@@ -42,7 +56,7 @@ def main(data: Path, out: Path) -> None:
     sft: Any = read_config("sft", "tiny", [*common, "batch.pairs=4", "batch.chunk=1"])
     run = SFT(sft, out / "sft", open_source("sft", sft, out / f"data-{rank()}"), STEPS)
     run.train()
-    if run.accelerator.distributed_type is not DistributedType.FSDP:
+    if run.accelerator.distributed_type is DistributedType.NO:
         return
     grpo: Any = read_config(
         "grpo", "tiny", [*common, "batch.pairs_per_reward=2", "rollouts.generations=2",

@@ -76,6 +76,14 @@ class Run(ABC):
                 f"accelerate knows {self.accelerator.num_processes} processes, torch {processes()}",
                 fix="start with accelerate launch and one of `ume train scale`",
             )
+        plugin: Any = getattr(self.accelerator.state, "deepspeed_plugin", None)
+        if plugin is not None:
+            # transformers would spread every model that is loaded, the rollouts' whole copies too.
+            plugin.dschf = None
+            # accelerate reads them off a data loader, which there is none of.
+            settings: dict[str, Any] = plugin.deepspeed_config
+            settings["train_micro_batch_size_per_gpu"] = config.batch.chunk  # type: ignore[attr-defined]
+            settings["train_batch_size"] = "auto"
         self._check_engine()
         self._check_directory()
         with self._first_alone():
@@ -103,9 +111,6 @@ class Run(ABC):
                 "muon needs whole matrices, and this engine shards them",
                 fix="--set optimizer.name=adamw",
             )
-        plugin: Any = getattr(self.accelerator.state, "deepspeed_plugin", None)
-        if plugin is not None:  # accelerate reads it off a data loader, which there is none of
-            plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = config.batch.chunk  # type: ignore[attr-defined]
         self.policy, *self.optimizers = self.accelerator.prepare(inner, *made)
         self.step, self._model_at = 0, -1
         self._stop = False

@@ -154,7 +154,9 @@ def _whole(parameter: Any) -> Tensor:
     if hasattr(parameter, "full_tensor"):  # FSDP2
         return parameter.full_tensor()
     if hasattr(parameter, "ds_id"):  # ZeRO-3
-        from deepspeed.zero import GatheredParameters  # pyright: ignore[reportMissingImports]
+        from deepspeed.runtime.zero import (  # pyright: ignore[reportMissingImports]
+            GatheredParameters,
+        )
 
         with GatheredParameters([parameter]):
             return parameter.detach().clone()
