@@ -15,6 +15,8 @@ import pytest
 import ume_core
 from tools import quickstart, sglang_api, version
 from tools.nano import rates
+from tools.nano.compare import difference
+from tools.nano.evaluate import Cell
 from ume_core import ItemLike
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -124,3 +126,18 @@ def test_sglangs_stubs_have_the_names_and_types_of_its_sources(tmp_path: Path) -
         "data: Optional[Union[str, List[Any]]]=None, mode: Union[bool, Literal['last']]=False) "
         "-> Union[Dict, AsyncIterator[Dict]]:    ..."
     )
+
+
+def cell(concepts: str, hits: str, mode: str = "disc") -> Cell:
+    return Cell(concepts, "seen", "", "", mode, len(hits), 0, 0, 0, 0, 0, 0, hits)
+
+
+def test_evaluations_are_compared_query_by_query() -> None:
+    before = [cell("seen", "10" * 50), cell("seen", "10" * 50, "gen"), cell("scenes", "1000")]
+    better = [cell("seen", "11" * 50), cell("seen", "10" * 50, "gen"), cell("scenes", "1000")]
+    value, low, high = difference(before, better)
+    assert value == pytest.approx(100 * 50 / 204)
+    # A query is drawn with both its cells: one of two is half a query's change, sd of a share 0.05.
+    assert low == pytest.approx(value - 1.96 * 5 * 100 / 204, abs=0.6)
+    assert high == pytest.approx(value + 1.96 * 5 * 100 / 204, abs=0.6)
+    assert difference(before, before) == (0, 0, 0)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
 import sys
 from collections.abc import Iterable
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image as PILImage
+from scipy.stats import binomtest
 
 from tools.nano import drawing
 from tools.nano.model import SIDE
@@ -175,7 +175,7 @@ class Evaluation:
         r1, r5 = (round(float((rank <= k).mean()) * 100, 1) for k in (1, 5))
         chance1, chance5 = (round(k / pool * 100, 2) for k in (1, 5))
         hits = rank <= 5
-        low, high = wilson(int(hits.sum()), len(hits))
+        share = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
         self.cells.append(
             Cell(
                 concepts=concepts,
@@ -186,8 +186,8 @@ class Evaluation:
                 pool=pool,
                 recall1=r1,
                 recall5=r5,
-                low5=low,
-                high5=high,
+                low5=round(100 * float(share.low), 1),
+                high5=round(100 * float(share.high), 1),
                 chance1=chance1,
                 chance5=chance5,
                 hits5="".join("1" if hit else "0" for hit in hits),
@@ -238,15 +238,6 @@ class Evaluation:
         rgba = drawing.sprite(self.sheet, spec.first, style)
         frames = drawing.clip(rgba, spec.detail, SIDE, rng, drawing.COLOURS["white"])
         return Item((Video(np.stack([drawing.to_bytes(f) for f in frames])),))
-
-
-def wilson(hits: int, trials: int) -> tuple[float, float]:
-    """95 % interval of a share, in percent (Wilson, 1927)."""
-    z = 1.96
-    share, extra = hits / trials, z * z / trials
-    middle = (share + extra / 2) / (1 + extra)
-    half = z / (1 + extra) * math.sqrt(share * (1 - share) / trials + extra / (4 * trials))
-    return round(100 * (middle - half), 1), round(100 * (middle + half), 1)
 
 
 def held_out_scenes(sheet: SpriteSheet, count: int) -> list[Scene]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ume_core.conventions import CONVENTIONS_FILE, Conventions
 from ume_core.errors import EngineUnavailable, InvalidOption
 from ume_core.loading import locate as locate_alias
+from ume_core.prompts import PROMPTS
 from ume_qwen.checkpoint import Checkpoint, find_checkpoint
 from ume_qwen.locate import locate
 from ume_torch.checkpoint import load_model, save_state
@@ -123,9 +124,10 @@ def save_model(
         _save_adapter(trained, state, adapter)
         merged = load_model(find_checkpoint(adapter), "cpu", "float32", "sdpa")
         save_state(merged.state_dict(), partial, _DTYPES[dtype], tied=tied)
-    pixels = conventions.image_pixels
+    pixels, prompt = conventions.image_pixels, conventions.prompt
+    known = PROMPTS.get(prompt.name) == prompt
     stated = {
-        "request": conventions.prompt.generation, "text_only": conventions.text_only,
+        "request": prompt.name if known else prompt.generation, "text_only": conventions.text_only,
         "media_order": conventions.media_order, "frame_lists": conventions.frame_lists,
         "image_pixels": None if pixels is None else list(pixels), "aligned": conventions.aligned,
     }  # fmt: skip
