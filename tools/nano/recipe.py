@@ -47,7 +47,6 @@ class Schedule:
         shaded: share of steps before pictures are also redrawn in outlines.
         start: share of the schedule that an earlier run has done; this run does the rest.
         refine: half of all steps are disc, for a model that writes well already.
-        parts: shares of emoji, icons, scenes and clips among a batch's pairs.
     """
 
     steps: int
@@ -59,7 +58,6 @@ class Schedule:
     shaded: float = 0.30
     start: float = 0.0
     refine: bool = False
-    parts: tuple[float, float, float, float] = (0.55, 0.17, 0.20, 0.08)
 
     def share(self, step: int) -> float:
         """How far along the schedule a step is, 0 to 1."""
@@ -118,7 +116,7 @@ class NanoSource:
         queries: list[Example] = []
         positives: list[Example] = []
         concepts: list[int] = []
-        shares = rng.multinomial(count, schedule.parts)
+        shares = rng.multinomial(count, [0.55, 0.17, 0.20, 0.08])
         for pool, number in ((self.emoji, shares[0]), (self.icons, shares[1])):
             for concept in rng.choice(pool, number, replace=False):
                 query, positive = self._concept_pair(int(concept), side, look, rng)

@@ -2,8 +2,8 @@
 
 The unseen-concept cell is ume-nano's weakest, and its ablation says that too few concepts tie
 looks to meaning. So the same steps of disc training are taken from the same weights with ume-nano's
-own icons (`own`) and with those of `sources.WIDER` as well (`wider`), each at ume-nano's share of
-icons in a batch and at a larger one (`more`). The emoji of a step are the same in both.
+own icons (`own`) and with those of `sources.WIDER` as well (`wider`). A step's emoji are the same
+in both, and so is the share of icons.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from ume_torch import TorchEmbedder
 from ume_train.sft import SFT
 
 WIDER_CACHE = CACHE.with_name("nano-wider")
-PARTS = {"": Schedule.parts, "-more": (0.35, 0.45, 0.15, 0.05)}
 
 
 def wider_teacher(own: SpriteSheet, wider: SpriteSheet) -> npt.NDArray[np.float32]:
@@ -70,17 +69,15 @@ def main() -> None:
     torch.set_num_threads(1)
     own, wider = load_sprites(CACHE), load_sprites(WIDER_CACHE, wider=True)
     teachers = {"own": teacher_vectors(own, CACHE), "wider": wider_teacher(own, wider)}
-    for suffix, parts in PARTS.items():
-        for name, sheet in (("own", own), ("wider", wider)):
-            schedule = Schedule(args.steps, start=Schedule.small, disc_only=1.01, parts=parts)
-            source = NanoSource(sheet, schedule, teachers[name], 2000 + args.seed)
-            run = args.out / f"{name}{suffix}-seed-{args.seed}"
-            settings = config(args.model, args.steps, {"teacher": 1.0}, lr=args.lr)
-            SFT(settings, run, source, args.steps).train()
-            evaluation = Evaluation(TorchEmbedder(run / "model"), own, gen=False)
-            evaluation.run()
-            path = run.with_suffix(".json")
-            path.write_text(json.dumps(evaluation.as_json()) + "\n", "utf-8")
+    for name, sheet in (("own", own), ("wider", wider)):
+        schedule = Schedule(args.steps, start=Schedule.small, disc_only=1.01)
+        source = NanoSource(sheet, schedule, teachers[name], 2000 + args.seed)
+        run = args.out / f"{name}-seed-{args.seed}"
+        settings = config(args.model, args.steps, {"teacher": 1.0}, lr=args.lr)
+        SFT(settings, run, source, args.steps).train()
+        evaluation = Evaluation(TorchEmbedder(run / "model"), own, gen=False)
+        evaluation.run()
+        run.with_suffix(".json").write_text(json.dumps(evaluation.as_json()) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
