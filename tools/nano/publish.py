@@ -66,8 +66,11 @@ def _weights(run: Path, target: Path, average: Path | None) -> None:
     if target.exists():
         shutil.rmtree(target)
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.safetensors", "*.tmp"))
+    config = json.loads((target / "config.json").read_text("utf-8"))
+    text = json.dumps(config | {"torch_dtype": "bfloat16"}, indent=2)
+    (target / "config.json").write_text(text + "\n", "utf-8")
     save_weights(model, target, torch.bfloat16)
-    shutil.copy(run / "log.jsonl", PROVENANCE / "training-log-fourth.jsonl")
+    shutil.copy(run / "log.jsonl", PROVENANCE / "training-log-fifth.jsonl")
 
 
 def card(found: dict[str, Any]) -> str:
