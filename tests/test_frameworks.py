@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import pickle
+import shutil
 import threading
 from collections.abc import Callable
 from importlib.metadata import version
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image as PILImage
 
 import ume_core
+import ume_nano
 from ume_core import (
     Image,
     InvalidItem,
@@ -121,11 +123,15 @@ async def test_haystacks_converters_and_asynchronous_pipelines() -> None:
     assert getattr(embedder, "__haystack_supports_async__", False)
 
 
-def test_langchain_modes_differ_only_where_the_model_allows() -> None:
+def test_langchain_modes_differ_only_where_the_model_allows(tmp_path: Path) -> None:
     from langchain_ume import UmeEmbeddings
 
+    UmeEmbeddings(model="ume-nano", mode="disc", query_mode="gen")
+    apart = tmp_path / "apart"
+    shutil.copytree(ume_nano.path(), apart)
+    (apart / "ume_conventions.json").write_text('{"aligned": false}')
     with pytest.raises((SignatureMismatch, ValueError), match="mode"):
-        UmeEmbeddings(model="ume-nano", mode="disc", query_mode="gen")
+        UmeEmbeddings(model=str(apart), mode="disc", query_mode="gen")
     with pytest.raises(ValueError, match="extra"):
         UmeEmbeddings(modle="ume-nano")  # type: ignore[call-arg]
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 import ume_nano
-from tools.nano import graphs
+from tools.nano import compare, graphs
 from tools.nano.evaluate import CACHE, ROOT, Cell, table
 from tools.nano.sources import SOURCES
 from ume_qwen.checkpoint import find_checkpoint
@@ -30,6 +30,7 @@ from ume_torch.checkpoint import load_model, save_weights
 CARD = Path(__file__).with_name("card.md")
 PROVENANCE = ROOT / "packages" / "ume-nano" / "provenance"  # beside the wheel's sources
 NUMBERS = PROVENANCE / "evaluation.json"
+BEFORE = PROVENANCE / "evaluation-before.json"  # the mean of the third and fourth run
 # Goals of the model, as (concepts, style, query, mode) -> recall@5 in percent, text to image.
 GOALS = {
     ("unseen", "unseen", "name", "disc"): 50.0,
@@ -73,13 +74,18 @@ def _weights(run: Path, target: Path, average: Path | None) -> None:
     shutil.copy(run / "log.jsonl", PROVENANCE / "training-log-fifth.jsonl")
 
 
+def against_before() -> str:
+    """Rows of the comparison with the model that was published before: pooled cells alone."""
+    rows = compare.table(compare.read(BEFORE), compare.read(NUMBERS)).splitlines()[2:]
+    return "\n".join(r for r in rows if r.startswith("| all"))
+
+
 def card(found: dict[str, Any]) -> str:
     """The model card."""
     cells = [Cell(**c) for c in found["cells"]]
     goals = [
-        f"| {c.concepts} concepts, {c.style} style | {c.pool:,} | {c.recall5} | {goal:.0f} |"
-        if not c.concepts.startswith("composed")
-        else f"| {c.concepts}, {c.style} style | {c.pool:,} | {c.recall5} | {goal:.0f} |"
+        f"| {c.concepts if c.concepts.startswith('composed') else c.concepts + ' concepts'}, "
+        f"{c.style} style | {c.pool:,} | {c.recall5} [{c.low5}, {c.high5}] | {goal:.0f} |"
         for c in cells
         if c.direction == "text to image"
         and (goal := GOALS.get((c.concepts, c.style, c.query, c.mode))) is not None
@@ -121,6 +127,7 @@ def card(found: dict[str, Any]) -> str:
         gen=recall("seen", "unseen", words, "name", "gen"),
         disc=recall("seen", "unseen", words, "name", "disc"),
         goals="\n".join(goals),
+        against=against_before(),
         cells=table(cells),
         generation="\n".join(generation),
         examples="\n".join(examples),

@@ -148,9 +148,7 @@ def test_an_adapter_is_merged_into_the_published_layout(
     run.train()
     model = run.out / "model"
     merged = ume_core.load(str(model), dtype="float32")
-    apart = ume_core.load(
-        str(model / "adapter"), dtype="float32", text_only="blank", prompt="lines"
-    )
+    apart = ume_core.load(str(model / "adapter"), dtype="float32")
     before = ume_core.load(str(nano), dtype="float32")
     found = [e.embed(["red circle"]).vectors("disc") for e in (merged, apart, before)]
     assert np.abs(found[0] - found[1]).max() < 1e-5
