@@ -92,7 +92,7 @@ def create(directory: Path, seed: int = 0) -> None:
             "image_std": [0.26862954, 0.26130258, 0.27577711],
         },
     )
-    # What the recipe of this folder trains with.
+    # What the first four runs train with; the fifth's `--recommended` leaves the file out.
     _write(
         directory / CONVENTIONS_FILE,
         {

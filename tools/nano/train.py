@@ -4,8 +4,8 @@
 picture size and every kind of batch. Give each such run its own `--seed`, so that it sees other
 batches. `--refine` is for the last of them: half of the steps are disc, gen vectors are drawn to
 disc vectors, and replaced answers are the starting weights' own (`tools.nano.words`; minutes).
-`--recommended` does the same as the preset `recommended` has it: under the published model's
-conventions, whatever those of the starting weights were, with duplicates masked and alignment.
+`--recommended` adds to this what the recommended presets have: the published model's conventions
+(whatever those of the starting weights were), duplicates masked, disc and gen aligned.
 """
 
 from __future__ import annotations
