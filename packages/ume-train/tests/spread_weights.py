@@ -50,7 +50,7 @@ def main(data: Path, out: Path) -> None:
         start_deepspeed_on_cpus()
     accelerate.accelerator.AcceleratorState = OnCPU  # type: ignore[misc]
     common = ["model.precision=float32", "run.device=cpu", "optimizer.name=adamw",
-              "optimizer.lr=1e-3", "data.drawn=0", "data.order=file", "evaluate.every=0",
+              "optimizer.lr=1e-4", "data.drawn=0", "data.order=file", "evaluate.every=0",
               "model.start=ume-nano", "run.save_dtype=float32", "run.save_every=1",
               f"data.files=[{{path: {data}/few.json, media: {data}/media}}]"]  # fmt: skip
     sft: Any = read_config("sft", "tiny", [*common, "batch.pairs=4", "batch.chunk=1"])

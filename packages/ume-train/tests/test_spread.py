@@ -98,7 +98,7 @@ def test_weights_spread_over_processes_learn_the_same_and_go_on(
     weights, wanted = (load_file(r / "sft" / "model" / "model.safetensors") for r in (two, one))
     assert weights.keys() == wanted.keys()
     for name, weight in weights.items():
-        torch.testing.assert_close(weight, wanted[name], atol=1e-3, rtol=0)
+        torch.testing.assert_close(weight, wanted[name], atol=2e-4, rtol=0)
     (row,) = read_log(two / "grpo")  # rollouts by a bfloat16 copy of the spread weights
     assert row["engine_gap"] < 0.1 and row["clip_share"] == 0
 
