@@ -17,6 +17,7 @@ from tools import quickstart, sglang_api, version
 from tools.nano import rates
 from tools.nano.compare import difference
 from tools.nano.evaluate import Cell
+from tools.nano.sources import EMOJI_STYLES, WIDER, wider_style
 from ume_core import ItemLike
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -141,3 +142,9 @@ def test_evaluations_are_compared_query_by_query() -> None:
     assert low == pytest.approx(value - 1.96 * 5 * 100 / 204, abs=0.6)
     assert high == pytest.approx(value + 1.96 * 5 * 100 / 204, abs=0.6)
     assert difference(before, before) == (0, 0, 0)
+
+
+def test_no_icon_set_takes_the_name_of_an_emoji_style() -> None:
+    """Else its pictures would be looked up among the other's: Fluent has icons and emoji."""
+    icons = {"tabler", "lucide", "mdi", "game-icons", *map(wider_style, WIDER)}
+    assert not icons & {*EMOJI_STYLES, *EMOJI_STYLES.values()}

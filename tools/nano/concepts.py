@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tools.nano.sources import EMOJI_STYLES, WIDER, icon_set
+from tools.nano.sources import EMOJI_STYLES, WIDER, icon_set, wider_style
 
 UNSEEN_SUBGROUPS = frozenset(
     "musical-instrument food-sweet transport-water animal-bug animal-marine plant-flower tool"
@@ -198,8 +198,7 @@ def _icons(modules: Path, wider: bool) -> list[Concept]:
         for name, entry in icons["icons"].items():
             add(name, [], "icon", style, _svg(entry, icons))
     for source in WIDER if wider else ():
-        style = source.package.split("/")[1]
-        icons = icon_set(modules, style)
+        icons = icon_set(modules, source.package.split("/")[1])
         for name, entry in icons["icons"].items():
-            add(name, [], "icon", style, _svg(entry, icons), _WIDER_VARIANTS)
+            add(name, [], "icon", wider_style(source), _svg(entry, icons), _WIDER_VARIANTS)
     return list(found.values())

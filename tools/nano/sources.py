@@ -72,6 +72,11 @@ EMOJI_STYLES = {
 UNSEEN_STYLE = "openmoji"
 
 
+def wider_style(source: Source) -> str:
+    """A style's name; Fluent's icons must not be taken for its emoji."""
+    return f"{source.package.split('/')[1]}-icons"
+
+
 def fetch_sources(cache: Path, wider: bool = False) -> Path:
     """Install the packages with npm below `cache`; returns its node_modules. Safe to repeat."""
     wanted = {s.package: s.version for s in SOURCES + (WIDER if wider else ())}

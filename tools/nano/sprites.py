@@ -19,11 +19,11 @@ import resvg_py
 from PIL import Image
 
 from tools.nano.concepts import Concept, load_concepts
-from tools.nano.sources import WIDER, fetch_sources
+from tools.nano.sources import WIDER, fetch_sources, wider_style
 
 SIDE = 96
 _ICON_STYLES = frozenset(
-    ("tabler", "lucide", "mdi", "game-icons", *(s.package.split("/")[1] for s in WIDER))
+    ("tabler", "lucide", "mdi", "game-icons", *(wider_style(s) for s in WIDER))
 )
 
 Bytes = npt.NDArray[np.uint8]
