@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import accelerate.accelerator
+import accelerate.state
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
@@ -32,12 +33,21 @@ class OnCPU(AcceleratorState):
             PartialState().distributed_type = DistributedType.FSDP  # shared by all instances
 
 
+class OnGloo(PartialState):
+    """accelerate's state, which starts DeepSpeed among GPUs alone; all that follows is its own."""
+
+    def _prepare_backend(
+        self, cpu: bool = False, sagemaker_dp: bool = False, backend: str | None = None
+    ) -> tuple[str, DistributedType]:
+        del cpu, sagemaker_dp, backend
+        return "gloo", DistributedType.MULTI_GPU
+
+
 def start_deepspeed_on_cpus() -> None:
-    """accelerate starts DeepSpeed among GPUs alone; all that follows is its and DeepSpeed's own."""
+    """To be called before accelerate knows its processes."""
     import deepspeed.comm.comm  # noqa: F401 # pyright: ignore[reportMissingImports]
 
-    backend = lambda *_: ("gloo", DistributedType.MULTI_GPU)  # noqa: E731
-    PartialState._prepare_backend = backend  # type: ignore[method-assign]
+    accelerate.state.PartialState = OnGloo  # type: ignore[misc]
     ume_train.run.on_cpu = lambda _: False  # type: ignore[assignment]
     # Shared memory for CPUs, which gloo does without: minutes of compiling.
     sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]

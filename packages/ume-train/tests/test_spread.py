@@ -1,7 +1,6 @@
 """Shipped FSDP2 and ZeRO-3 configurations on two CPU processes: same losses, resume, save whole.
 
-ZeRO-3 is tested where deepspeed is installed, as in `.venv-export`: once it is there, accelerate
-imports it in every process that trains.
+ZeRO-3 is tested where deepspeed is installed: `tools/test` builds it in `.venv-export`.
 """
 
 from __future__ import annotations
