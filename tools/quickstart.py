@@ -39,7 +39,7 @@ TOUR: tuple[tuple[str, list[str]], ...] = (
         ["search", INDEX, "--video", f"{GALLERY}/red-apple-growing.mp4", "--top", "3"],
     ),
     (
-        "Find with thinking, and write a page: 28 of the 76 summaries are the file's name",
+        "Find with thinking, and write a page: 29 of the 76 summaries are the file's name",
         ["search", INDEX, "grapes, fruit", "--mode", "gen", "--top", "4", "--html", PAGE],
     ),
 )

@@ -48,7 +48,7 @@ def summaries(model: Embedder, items: Sequence[ItemLike]) -> tuple[int, int, lis
 def main() -> None:
     """Print the rates."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gen", action="store_true", help="also the summaries; minutes")
+    parser.add_argument("--gen", action="store_true", help="also the summaries")
     args = parser.parse_args()
     model = ume_core.load("ume-nano", device="cpu")
     for top in (1, 3, 5):

@@ -374,15 +374,20 @@ def teacher_vectors(sheet: SpriteSheet, cache: Path) -> npt.NDArray[np.float32]:
     if path.is_file():
         return np.load(path)
     model = text_teacher()
-    known = [i for i, c in enumerate(sheet.concepts) if not c.unseen]
-    texts = [", ".join([sheet.concepts[i].label, *sheet.concepts[i].keywords[:6]]) for i in known]
-    vectors = np.asarray(model.encode(texts, batch_size=256, normalize_embeddings=True))
+    vectors, known = taught(sheet, model)
     centred = vectors - vectors.mean(axis=0)
     _, _, axes = np.linalg.svd(centred, full_matrices=False)
     out = np.full((len(sheet.concepts), 192), np.nan, dtype=np.float32)
     out[known] = centred @ axes[:192].T
     np.save(path, out)
     return out
+
+
+def taught(sheet: SpriteSheet, model: Any) -> tuple[npt.NDArray[np.float32], list[int]]:
+    """The text teacher's own vectors (seen concepts, 384), and those concepts' numbers."""
+    known = [i for i, c in enumerate(sheet.concepts) if not c.unseen]
+    texts = [", ".join([sheet.concepts[i].label, *sheet.concepts[i].keywords[:6]]) for i in known]
+    return np.asarray(model.encode(texts, batch_size=256, normalize_embeddings=True)), known
 
 
 def text_teacher() -> Any:

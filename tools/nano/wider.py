@@ -18,7 +18,7 @@ import torch
 
 import ume_nano
 from tools.nano.evaluate import CACHE, Evaluation
-from tools.nano.recipe import NanoSource, Schedule, teacher_vectors, text_teacher
+from tools.nano.recipe import NanoSource, Schedule, taught, teacher_vectors, text_teacher
 from tools.nano.sprites import SpriteSheet, load_sprites
 from tools.nano.train import config
 from ume_torch import TorchEmbedder
@@ -37,20 +37,11 @@ def wider_teacher(own: SpriteSheet, wider: SpriteSheet) -> npt.NDArray[np.float3
     if path.is_file():
         return np.load(path)
     model = text_teacher()
-
-    def embedded(sheet: SpriteSheet) -> tuple[npt.NDArray[np.float32], list[int]]:
-        known = [i for i, c in enumerate(sheet.concepts) if not c.unseen]
-        texts = [
-            ", ".join([sheet.concepts[i].label, *sheet.concepts[i].keywords[:6]]) for i in known
-        ]
-        found = model.encode(texts, batch_size=256, normalize_embeddings=True)
-        return np.asarray(found, dtype=np.float32), known
-
-    first, known = embedded(own)
+    first, known = taught(own, model)
     target = teacher_vectors(own, CACHE)[known]
     # The coordinates are a rotation and cut of MiniLM's 384: fitted exactly by least squares.
     axes, *_ = np.linalg.lstsq(first - first.mean(axis=0), target, rcond=None)
-    second, known = embedded(wider)
+    second, known = taught(wider, model)
     out = np.full((len(wider.concepts), target.shape[1]), np.nan, dtype=np.float32)
     out[known] = (second - first.mean(axis=0)) @ axes
     np.save(path, out)
